@@ -1,0 +1,110 @@
+"""Which code runs the encoder: one table of backends, and the order in which devices try them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from lwm_fast.backends.missing import NotInThisVersion
+from lwm_fast.backends.torch_backend import TorchBackend
+from lwm_fast.errors import BackendUnavailableError, InputError
+
+if TYPE_CHECKING:
+    from lwm_fast.model import LWM
+    from lwm_fast.packed import PackedBatch
+    from lwm_fast.pooling import Pool
+
+
+class Backend(Protocol):
+    """What runs an encoder. ``available`` gives the reason when it cannot run on a device."""
+
+    name: str
+    trains: bool  # gradients and dropout
+
+    def available(self, device: torch.device) -> str | None: ...
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]: ...
+
+    def batch_tokens(self, device: torch.device) -> int:
+        """Tokens a batch should hold for the best rate."""
+
+    def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
+        """Pooled float32 embeddings of sequences of one length: [B, D] or [B, rows, D]."""
+
+    def forward(self, model: LWM, tokens: Tensor) -> Tensor:
+        """tokens [B, S, patch_len] -> output [B, S, D], differentiable where gradients are on."""
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        NotInThisVersion("triton", "the Triton encoder is not part of this version"),
+        NotInThisVersion("native", "the native CPU encoder is not part of this version"),
+        TorchBackend(),
+    )
+}
+ORDER = {"cuda": ("triton", "torch"), "cpu": ("native", "torch")}
+_OTHER = ("torch",)  # mps, xpu, ...
+_ENVIRONMENT = "LWM_FAST_BACKEND"
+_forced: str | None = None
+
+
+class use_backend:  # noqa: N801 - reads as a statement, with or without `with`
+    """Run everything on one backend: ``use_backend("torch")``, undone by ``use_backend(None)``.
+
+    As ``with use_backend("torch"): ...`` it holds for the block. The environment variable
+    LWM_FAST_BACKEND does the same for a whole process. A forced backend that cannot run raises
+    BackendUnavailableError with the reason; nothing falls back silently.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        global _forced
+        if name is not None:
+            backend = BACKENDS[_known(name, "use_backend")]
+            reasons = [backend.available(torch.device(device)) for device in ORDER]
+            if None not in reasons:
+                raise BackendUnavailableError(f"{name}: {reasons[0]}")
+        self._before, _forced = _forced, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        global _forced
+        _forced = self._before
+
+
+def _known(name: str, place: str) -> str:
+    if name not in BACKENDS:
+        raise InputError(f"{place}: no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    return name
+
+
+def forced() -> str | None:
+    """The backend asked for by name, if any."""
+    if _forced:
+        return _forced
+    if name := os.environ.get(_ENVIRONMENT):
+        return _known(name, _ENVIRONMENT)
+    return None
+
+
+def select(device: torch.device, *, training: bool = False, precision: str | None = None) -> Backend:
+    """The backend for a device: the forced one, else the first of its order that can do the work."""
+    name = forced()
+    refused = []
+    for candidate in (name,) if name else ORDER.get(device.type, _OTHER):
+        backend = BACKENDS[candidate]
+        reason = backend.available(device)
+        if reason is None and training and not backend.trains:
+            reason = "it does not train"
+        if reason is None and precision is not None and precision not in backend.precisions(device):
+            offered = ", ".join(backend.precisions(device))
+            reason = f"it does not offer precision={precision!r} on {device.type} (it offers {offered})"
+        if reason is None:
+            return backend
+        refused.append(f"{candidate}: {reason}")
+    raise BackendUnavailableError(f"no backend can run on {device}: " + "; ".join(refused))

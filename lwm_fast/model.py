@@ -1,0 +1,185 @@
+"""`LWM`: the released model as an ``nn.Module``, with fast forward, weights from anywhere, and ``encode``."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lwm_fast import backends, checkpoint, reference
+from lwm_fast.checkpoint import WeightsInfo
+from lwm_fast.config import LWMConfig
+from lwm_fast.encoder import EncoderWeights, prepare
+from lwm_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from lwm_fast.encode import Embeddings, Source
+
+
+class LWM(reference.LWM):
+    """Large Wireless Model encoder with its masked-patch head.
+
+    The parameters, their ``state_dict`` keys and ``forward``'s return values are the released ones, so
+    released checkpoints and training loops fit. New models start from torch's default initialisation;
+    use :meth:`from_pretrained` for trained weights.
+    """
+
+    def __init__(self, config: LWMConfig | None = None) -> None:
+        config = config or LWMConfig.v1_0()
+        super().__init__(config.lwm_version, config.sizes)
+        self.config = config
+        self.weights_info: WeightsInfo | None = None
+        self._prepared: dict[torch.dtype, tuple[tuple[Any, ...], EncoderWeights]] = {}
+
+    # ------------------------------------------------------------------------------- making and keeping
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        filename: str | None = None,
+        config: LWMConfig | None = None,
+    ) -> LWM:
+        """Load weights and return the model in ``eval`` mode on the CPU.
+
+        source: a ``.pth``/``.pt`` file (DataParallel prefixes and optimizer-wrapped dicts are understood;
+        only tensors are unpickled), a ``.safetensors`` file, a folder that holds one, or a hub id such as
+        ``"wi-lab/lwm"`` or ``"wi-lab/lwm-v1.1"`` (cached by huggingface_hub; ``HF_HUB_OFFLINE=1`` is honoured).
+        revision: the hub revision. filename: which file, where a folder or repository holds several.
+        config: sizes that tensors cannot tell (another number of heads than the release's).
+
+        The version is recognised from the tensors. Denormal weights are flushed to zero (no output changes;
+        ``weights_info.denormals_flushed`` counts them). Raises InputError for anything that is not LWM weights.
+        """
+        found, state, info = checkpoint.load(source, revision=revision, filename=filename, config=config)
+        with torch.device("meta"):
+            model = cls(found)
+        model.load_state_dict(checkpoint.check_state(state, model.state_dict(), str(source)), assign=True)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        model.weights_info = info
+        return model.eval()
+
+    @classmethod
+    def random(cls, config: LWMConfig | None = None, *, seed: int = 0) -> LWM:
+        """A model with reproducible random weights (torch's default distributions), for trying things out.
+
+        The global random state is not touched. ``weights_info`` says that the weights are random.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        model.to_empty(device="cpu")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    bound = 1.0 / math.sqrt(module.in_features)
+                    module.weight.uniform_(-bound, bound, generator=generator)
+                    if module.bias is not None:
+                        module.bias.uniform_(-bound, bound, generator=generator)
+                elif isinstance(module, torch.nn.Embedding):
+                    module.weight.normal_(generator=generator)
+                elif isinstance(module, reference.Norm):
+                    module.alpha.fill_(1.0)
+                    module.bias.zero_()
+            model.decoder_bias.zero_()
+        model.weights_info = WeightsInfo(f"random weights, seed {seed}", "", "none")
+        return model.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``model.safetensors`` and ``config.json`` into ``folder``; returns the weights' path."""
+        return checkpoint.save(folder, self.config, self.state_dict(), self.weights_info)
+
+    def resize_positions(self, max_len: int) -> LWM:
+        """Change, in place, how many tokens (CLS included) the position table covers; returns the model.
+
+        The CLS position is kept and the patch positions are interpolated linearly. The model was not
+        trained on these positions: a warning says so. Make the optimizer after this call.
+        """
+        if not isinstance(max_len, int) or max_len < 2:
+            raise InputError(f"max_len={max_len!r} must be an integer of at least 2 (CLS and one patch)")
+        old = self.embedding.pos_embed.weight
+        if max_len == old.shape[0]:
+            return self
+        warnings.warn(
+            f"positions interpolated from {old.shape[0]} to {max_len} tokens; the weights were not trained on them, "
+            "fine-tune or check the embeddings before relying on them",
+            stacklevel=2,
+        )
+        with torch.no_grad():
+            patches = old[1:].t()[None]  # [1, D, num_patches]
+            patches = F.interpolate(patches, size=max_len - 1, mode="linear", align_corners=True)
+            table = torch.cat([old[:1], patches[0].t()]).contiguous()
+        self.embedding.pos_embed = torch.nn.Embedding.from_pretrained(table, freeze=not old.requires_grad)
+        self.config = LWMConfig.from_dict({**self.config.to_dict(), "max_len": max_len})
+        self.sizes = self.config.sizes
+        return self
+
+    # ------------------------------------------------------------------------------------------ running
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.decoder_bias.device
+
+    def prepared(self, dtype: torch.dtype = torch.float32) -> EncoderWeights:
+        """Weights folded for inference; made once and again whenever a parameter has changed or moved."""
+        # Tensors made under inference_mode keep no version; they cannot be trained either.
+        state = tuple(
+            (p.data_ptr(), 0 if p.is_inference() else p._version, p.device) for p in self.parameters()
+        )
+        if dtype not in self._prepared or self._prepared[dtype][0] != state:
+            with torch.no_grad():
+                self._prepared[dtype] = (state, prepare(self, dtype))
+        return self._prepared[dtype][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepared": {}}  # a cache: neither copied nor pickled
+
+    def forward(
+        self, input_ids: Tensor, masked_pos: Tensor | None = None, *, return_attention: bool = False
+    ) -> tuple[Tensor | list[Tensor] | None, ...]:
+        """The released forward: see :class:`lwm_fast.reference.LWM` for shapes and return values.
+
+        input_ids float [B, S, patch_len] with CLS first; masked_pos int64 [B, M] (CLS counts as 0).
+        Attention maps cost B*H*S*S floats a layer and are made only when asked for.
+        """
+        self._check_tokens(input_ids, masked_pos)
+        if return_attention:
+            return super().forward(input_ids, masked_pos, return_attention=True)
+        x = backends.select(self.device, training=self.training).forward(self, input_ids)
+        logits = None if masked_pos is None else self.head(x, masked_pos)
+        if self.version == "1.0":
+            return logits, x
+        return (x, None) if masked_pos is None else (logits, x, None)
+
+    def _check_tokens(self, tokens: Tensor, masked_pos: Tensor | None) -> None:
+        c = self.config
+        if tokens.ndim != 3 or tokens.shape[2] != c.patch_len or not tokens.is_floating_point():
+            raise InputError(
+                f"input_ids is {tokens.dtype} {tuple(tokens.shape)}; LWM v{c.lwm_version} takes real tokens "
+                f"[batch, seq_len, {c.patch_len}] as lwm_fast.tokenize(csi, version={c.lwm_version!r}) makes them"
+            )
+        if not 1 <= tokens.shape[1] <= c.max_len:
+            raise InputError(
+                f"input_ids holds {tokens.shape[1]} tokens; this model has positions for 1..{c.max_len} "
+                "(model.resize_positions(max_len) lifts the limit)"
+            )
+        if masked_pos is not None and (masked_pos.ndim != 2 or masked_pos.shape[0] != tokens.shape[0]):
+            raise InputError(
+                f"masked_pos is {tuple(masked_pos.shape)}; [{tokens.shape[0]}, num_masked] was expected"
+            )
+
+    def encode(self, source: Source, pool: str = "cls", **options: Any) -> Embeddings:
+        """Embeddings of channels: ``model.encode(csi, pool="cls")``. See :func:`lwm_fast.encode.encode`."""
+        from lwm_fast.encode import encode
+
+        return encode(self, source, pool, **options)
