@@ -1,0 +1,64 @@
+"""`lwm-fast env`: what this installation is and what it can run on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import click
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "h5py",
+    "safetensors",
+    "huggingface_hub",
+    "triton",
+    "deepmimo",
+    "matplotlib",
+    "zarr",
+)
+
+
+@click.command("env")
+def command() -> None:
+    """Print versions, CPU features, GPU and backends (for bug reports)."""
+    import torch
+
+    from lwm_fast import _C, __version__, backends
+
+    rows = [("lwm_fast", __version__), ("python", f"{platform.python_version()} ({platform.platform()})")]
+    for name in _PACKAGES:
+        try:
+            rows.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((name, "not installed"))
+    cpu = _C.cpu_info()
+    rows.append(("cpu features", " ".join(cpu["features"])))
+    rows.append(
+        (
+            "native code path",
+            f"{cpu['isa']} (available: {', '.join(cpu['available_isas'])}; LWM_FAST_ISA forces one)",
+        )
+    )
+    rows.append(("threads", f"lwm_fast {cpu['num_threads']}, torch {torch.get_num_threads()}"))
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            rows.append((f"gpu {i}", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}"))
+    else:
+        rows.append(("gpu", f"none that torch can use (torch built for CUDA: {torch.version.cuda or 'no'})"))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+    for device, order in backends.ORDER.items():
+        click.echo(f"backends on {device}, in order:")
+        for name in order:
+            reason = backends.BACKENDS[name].available(torch.device(device))
+            if reason is None and device == "cuda" and not torch.cuda.is_available():
+                reason = "torch sees no CUDA device"
+            state = "available" if reason is None else f"unavailable: {reason}"
+            click.echo(f"  {name:<8}{state}")
+    if forced := backends.forced():
+        click.echo(f"forced by LWM_FAST_BACKEND: {forced}")
