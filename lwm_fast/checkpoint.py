@@ -7,6 +7,7 @@ the tensors, never from a file's name.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import re
@@ -22,6 +23,8 @@ from lwm_fast.config import LWMConfig
 from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path, check_file, sha256_of
 from lwm_fast.reference import SIZES
+
+logger = logging.getLogger("lwm_fast")
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -209,6 +212,8 @@ def load(
         config = LWMConfig.from_json(beside)
     config = config or recognise(state, str(path))
     state, count = flush_denormals(state)
+    if count:
+        logger.info("%s: %d denormal weights flushed to zero (no output changes)", path, count)
     return config, state, WeightsInfo(str(source), sha256_of(path), path.suffix.lstrip("."), count)
 
 

@@ -67,7 +67,6 @@ class Manifest:
     part_size: int
     backend: str
     device: str
-    num_threads: int
     package_version: str
     torch_version: str
 
@@ -165,14 +164,12 @@ def _manifest(
         part_size=batch * max(1, per_part // batch),
         backend=backend.name,
         device=device.type,
-        num_threads=torch.get_num_threads(),
         package_version=__version__,
         torch_version=str(torch.__version__),
     )
 
 
-# What a resumed run takes from the first one instead of insisting on it: how it is cut and by how many threads.
-_ADOPTED = ("batch_size", "part_size", "num_threads")
+_ADOPTED = ("batch_size", "part_size")  # a resumed run takes these from the first one
 
 
 def _check_same(wanted: Manifest, found: dict[str, Any], place: Path) -> None:
@@ -211,10 +208,7 @@ def _compute(model: LWM, channels: Channels, manifest: Manifest, parts: Path, sh
     done = manifest.num_channels - sum(_length(manifest.part(n)) for n in todo)
     if done:
         logger.info("resuming: %d of %d channels are done", done, manifest.num_channels)
-    with (
-        _threads(manifest.num_threads),
-        Progress(manifest.num_channels, "embedding", show=show, done=done) as progress,
-    ):
+    with Progress(manifest.num_channels, "embedding", show=show, done=done) as progress:
         for number in todo:
             rows = manifest.part(number)
             values = encode(
@@ -233,20 +227,6 @@ def _compute(model: LWM, channels: Channels, manifest: Manifest, parts: Path, sh
 
 def _length(rows: slice) -> int:
     return int(rows.stop - rows.start)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """torch's sums depend on how many threads share them: a resumed run uses as many as the first one did."""
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _assemble(channels: Channels, manifest: Manifest, parts: Path, output: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Source: TypeAlias = "Channels | Array | Tensor | Sequence[Array | Tensor] | str | os.PathLike[str]"
 Embeddings: TypeAlias = "Array | Tensor | Ragged"
+
+Item = TypeVar("Item")
 
 PRECISIONS = ("float32", "bf16x3", "bfloat16", "float16")
 _BLOCK_BYTES = 32 << 20  # csi read at once
@@ -75,17 +79,50 @@ def encode(
     batch = _batch_size(batch_size, backend.batch_tokens(model.device), work.seq_lens)
     training = model.training
     model.eval()
+
+    def run(item: tuple[Array, PackedBatch]) -> int:
+        index, packed = item
+        with torch.inference_mode():
+            values = backend.encode(model, packed, how, precision)
+            if normalize:
+                values = torch.nn.functional.normalize(values, dim=-1)
+            result.put(index, values)
+        return len(packed)
+
     try:
-        with torch.inference_mode(), Progress(len(work), "embedding", show=show_progress_bar) as progress:
-            for index, packed in work.batches(model.config.lwm_version, batch):
-                values = backend.encode(model, packed, how, precision)
-                if normalize:
-                    values = torch.nn.functional.normalize(values, dim=-1)
-                result.put(index, values)
-                progress.update(len(packed))
+        with Progress(len(work), "embedding", show=show_progress_bar) as progress:
+            batches = work.batches(model.config.lwm_version, batch)
+            for done in _side_by_side(run, batches, backend.workers(model.device)):
+                progress.update(done)
     finally:
         model.train(training)
     return result.finish()
+
+
+def _side_by_side(run: Callable[[Item], int], items: Iterable[Item], workers: int) -> Iterator[int]:
+    """Results of ``run`` in order, ``workers`` at a time; 0 runs them in the caller's thread."""
+    if workers == 0:
+        yield from map(run, items)
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "lwm_fast", initializer=_own_torch_thread)
+    waiting: deque[Future[int]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(run, item))
+            if len(waiting) > 2 * workers:  # keeps the csi in flight small
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)  # the workers changed what new threads start with
+
+
+def _own_torch_thread() -> None:
+    torch.set_num_threads(1)
+    # Softmax tails underflow to denormals, which cost v1.0 a fifth of its time; the setting is the thread's own.
+    torch.set_flush_denormal(True)
 
 
 class _Work:

@@ -79,7 +79,7 @@ class PackedBatch:
         """True where every sequence has ``max_seqlen`` tokens: the tokens have a dense view."""
         return int(self.cu_seqlens[-1]) == len(self) * self.max_seqlen
 
-    def tokens(self, device: torch.device | None = None) -> Tensor:
+    def tokens(self, device: torch.device | None = None, *, num_threads: int = 0) -> Tensor:
         """float32 tokens: [B, seq_len, patch_len] where the lengths are equal, else [total_tokens, patch_len].
 
         On the CPU the C++ tokeniser cuts them; for another device the csi travels as it is and is cut there.
@@ -89,7 +89,7 @@ class PackedBatch:
             out = torch.empty(total, patch_len)
             _C.tokenize(
                 self.csi, self.offsets, self.shape, self.cu_seqlens, self.scale, self.cls, out.numpy(),
-                int(self.version.replace(".", "")), 0,
+                int(self.version.replace(".", "")), num_threads,
             )  # fmt: skip
         else:
             out = self._tokens_on(device)

@@ -146,6 +146,32 @@ def test_batching_does_not_change_results_much_and_repeats_are_equal(model):
     assert relative_error(model.encode(csi, batch_size=2), first) < 1e-6
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("pool", ["cls", "patches"])
+def test_bits_do_not_depend_on_the_threads(model, threads, pool):
+    mixed = [random_csi(1, n, sc, seed=i)[0] for i, (n, sc) in enumerate(SIZES)]
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            dense = model.encode(random_csi(150, 8, 32), pool=pool, batch_size=4)
+            ragged = model.encode(mixed, pool=pool)
+            results.append((dense, ragged.values if isinstance(ragged, Ragged) else ragged))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_fault_in_the_middle_stops_all_threads(model):
+    csi = random_csi(100, 8, 32)
+    csi[57] = np.nan
+    with pytest.raises(InputError, match="user 57"):
+        model.encode(Channels.from_arrays(csi), batch_size=2)
+    assert model.encode(csi[:3]).shape == (3, 128)
+
+
 def test_empty_input(model):
     assert model.encode(np.zeros((0, 8, 32), np.complex64)).shape == (0, 128)
     assert model.encode(np.zeros((0, 8, 32), np.complex64), pool="patches").shape == (0, 16, 128)

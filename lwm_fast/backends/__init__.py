@@ -31,6 +31,9 @@ class Backend(Protocol):
     def batch_tokens(self, device: torch.device) -> int:
         """Tokens a batch should hold for the best rate."""
 
+    def workers(self, device: torch.device) -> int:
+        """Threads that should each run whole batches; 0 runs them one by one in the caller's thread."""
+
     def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
         """Pooled float32 embeddings of sequences of one length: [B, D] or [B, rows, D]."""
 

@@ -33,6 +33,9 @@ class NotInThisVersion:
     def batch_tokens(self, device: torch.device) -> int:
         self._refuse()
 
+    def workers(self, device: torch.device) -> int:
+        self._refuse()
+
     def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
         self._refuse()
 

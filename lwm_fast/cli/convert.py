@@ -26,11 +26,6 @@ def command(weights: str, output: Path, revision: str | None) -> None:
         raise InputError(f"{output / WEIGHTS_NAME}: exists already; choose another folder or remove it")
     model = LWM.from_pretrained(weights, revision=revision)
     path = model.save_pretrained(output)
-    assert model.weights_info is not None
     click.echo(
         f"{path}: LWM v{model.config.lwm_version}, {sum(p.numel() for p in model.parameters()):,} parameters"
     )
-    if model.weights_info.denormals_flushed:
-        click.echo(
-            f"{model.weights_info.denormals_flushed:,} denormal weights were flushed to zero (no output changes)"
-        )

@@ -65,10 +65,5 @@ def load_model(weights: str, seed: int) -> LWM:
         )
         return LWM.random(config, seed=seed)
     model = LWM.from_pretrained(weights)
-    info = model.weights_info
-    assert info is not None
-    flushed = (
-        f", {info.denormals_flushed:,} denormal weights flushed to zero" if info.denormals_flushed else ""
-    )
-    click.echo(f"weights: LWM v{model.config.lwm_version} from {weights}{flushed}", err=True)
+    click.echo(f"weights: LWM v{model.config.lwm_version} from {weights}", err=True)
     return model
