@@ -29,6 +29,7 @@ inputs: Any = importlib.import_module("bench.inputs")
 cases: Any = importlib.import_module("bench.cases")
 released: Any = importlib.import_module("bench.released")
 main: Any = importlib.import_module("bench.__main__").main
+report: Any = importlib.import_module("bench.report")
 
 ALWAYS = ("case", "arm", "unit", "command")
 TIMED = ("threads", "rounds", "median_s_per_item", "low_s", "high_s", "items_per_s", "note")
@@ -215,3 +216,13 @@ def test_the_published_baseline_keeps_denormals(tmp_path):
     np.testing.assert_allclose(
         released.embed(published, csi, batch=2), np.asarray(loaded.encode(csi)), rtol=0, atol=2e-5
     )
+
+
+def test_documents_say_what_the_result_files_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--check"]) == 0, "run `python -m bench.report`"
+    for name in report.DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text.count("<!-- results:") == text.count("<!-- end -->") > 0
+        assert report.filled(text.replace("ms |", "s |")) == report.filled(text), (
+            "tables come from the files alone"
+        )
