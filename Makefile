@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints-dev.txt
 CXX ?= g++
 
-.PHONY: all demo test check unit slow sanitize bench numerics clean
+.PHONY: all demo test check unit kernels sanitize bench clean
 all: test
 
 # CPU wheels of torch are enough to develop and test; TORCH_INDEX=<url> picks another package index for it.
@@ -21,17 +21,28 @@ $(VENV)/.installed: $(NATIVE)
 demo: $(VENV)/.installed
 	$(BIN)/lwm-fast demo --output demo
 
-# Style and types, every test (the slow ones too), and the C++ core under sanitizers.
-test: check unit sanitize
+# Style and types, every test (the slow ones too), the Triton kernels, and the C++ core under sanitizers.
+test: check unit kernels sanitize
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --config-file= --ignore-missing-imports tests
+	MYPYPATH=tests $(BIN)/mypy --config-file= --ignore-missing-imports --exclude tests/kernels tests
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --ignore tests/kernels/interpret --ignore tests/kernels/compile
+
+# Without a GPU: the kernels in Triton's interpreter, and every variant compiled for sm_90 and sm_80 by two
+# versions of Triton. A process either interprets or compiles, hence several.
+kernels: $(VENV)/.installed $(VENV)/triton-3.6/.installed
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels/interpret
+	$(BIN)/python -m pytest tests/kernels/compile
+	PYTHONPATH=$(VENV)/triton-3.6 $(BIN)/python -m pytest tests/kernels/compile
+
+$(VENV)/triton-3.6/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/triton-3.6 triton==3.6.0
+	touch $@
 
 sanitize: $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/sanitize -DLWM_FAST_SANITIZE=ON -DLWM_FAST_WERROR=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -41,6 +52,7 @@ sanitize: $(VENV)/.installed
 # Ratios and medians into bench/results/; needs the machine to itself.
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.report
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache $(VENV)

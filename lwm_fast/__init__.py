@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lwm_fast._version import __version__
 
 if TYPE_CHECKING:
-    from lwm_fast import data, plots, reference
+    from lwm_fast import data, ops, plots, reference
     from lwm_fast.backends import use_backend
     from lwm_fast.config import LWMConfig
     from lwm_fast.data import Channels, load_channels
@@ -36,7 +36,7 @@ _WHERE = {
     "LWMFastError": "lwm_fast.errors",
     "BackendUnavailableError": "lwm_fast.errors",
 }
-_MODULES = ("data", "plots", "reference")
+_MODULES = ("data", "ops", "plots", "reference")
 
 __all__ = [
     "LWM",
@@ -49,6 +49,7 @@ __all__ = [
     "data",
     "detokenize",
     "load_channels",
+    "ops",
     "plots",
     "reference",
     "tokenize",

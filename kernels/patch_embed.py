@@ -1,0 +1,340 @@
+"""Channels (or tokens) to embedded tokens in one kernel: cut, mask, project, add position, Norm.
+
+A program owns one tile of positions and walks through a run of sequences, so the projection and the position
+rows are read once per run and the position gradient is summed in registers, in the order of the sequences.
+From channels no token tensor exists, forward or backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .norm import NORM_EPS, centre, centre_backward, centre_rows, norm_rows_backward  # noqa: TID251
+from .patches import SOURCE_TYPES, TOKENS, V10, V11, Patches, gather_tokens, load_tokens  # noqa: TID251
+from .runtime import Variant, compute_dtype, dot_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+
+# Positions of one tile, warps forward, warps backward, by padded embed_dim: not yet measured.
+# Wider tiles of 128 spill registers, above all in float32.
+_CONFIGS = {64: (32, 4, 8), 128: (16, 8, 8), 256: (16, 8, 8)}
+_CHUNKS = 64  # runs of sequences whose parameter gradients are summed last: bounds the partial sums
+_FORWARD_CHUNK = 8  # sequences of one forward program, once the batch fills the device without:
+_FORWARD_BATCH = 512
+MAX_DIM, MAX_PATCH_LEN = max(_CONFIGS), 64
+
+
+@jit
+def _patch_embed_fwd_kernel(
+    values: tl.tensor, offsets: tl.tensor, shape: tl.tensor, scale: tl.tensor, cls: tl.tensor,
+    cls_stride: tl.tensor, action: tl.tensor, sample_id: tl.tensor, seed: tl.tensor, epoch: tl.tensor,
+    cu_seqlens: tl.tensor, weight: tl.tensor, bias: tl.tensor, position: tl.tensor, alpha: tl.tensor,
+    norm_bias: tl.tensor, out: tl.tensor, batch: tl.tensor, chunk: tl.tensor, max_seqlen: tl.tensor,
+    D: tl.constexpr, L: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
+    VERSION: tl.constexpr, MASKED: tl.constexpr, DOT: tl.constexpr,
+) -> None:  # fmt: skip
+    first = tl.program_id(1) * BLOCK_T
+    t = first + tl.arange(0, BLOCK_T)
+    d = tl.arange(0, BLOCK_D)[None, :]
+    k = tl.arange(0, BLOCK_L)[:, None]
+    valid_d = d < D
+    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(DOT)  # [BLOCK_L, BLOCK_D]
+    a = tl.load(alpha + d, mask=valid_d, other=0.0).to(tl.float32)
+    c = tl.load(norm_bias + d, mask=valid_d, other=0.0).to(tl.float32)
+    base = tl.load(bias + d, mask=valid_d, other=0.0).to(tl.float32)
+    table = position + t[:, None] * D + d
+    base = base + tl.load(table, mask=(t < max_seqlen)[:, None] & valid_d, other=0.0).to(tl.float32)
+    for i in range(chunk):
+        b = tl.program_id(0).to(tl.int64) * chunk + i
+        start = tl.load(cu_seqlens + b, mask=b < batch, other=0).to(tl.int64)
+        length = tl.load(cu_seqlens + b + 1, mask=b < batch, other=0).to(tl.int64) - start
+        if first < length:
+            row = start + t
+            valid = t < length
+            x, _ = load_tokens(
+                values, offsets, shape, scale, cls, cls_stride, action, sample_id, seed, epoch, b, row, t, valid,
+                L, BLOCK_L, VERSION, MASKED,
+            )  # fmt: skip
+            y = tl.dot(x.to(DOT), w, input_precision="ieee") + base
+            z, _, r = centre_rows(y, valid_d, D)
+            y = a * z * r[:, None] + c
+            tl.store(out + row[:, None] * D + d, y.to(out.dtype.element_ty), mask=valid[:, None] & valid_d)
+
+
+@jit
+def _patch_embed_bwd_kernel(
+    values: tl.tensor, offsets: tl.tensor, shape: tl.tensor, scale: tl.tensor, cls: tl.tensor,
+    cls_stride: tl.tensor, action: tl.tensor, sample_id: tl.tensor, seed: tl.tensor, epoch: tl.tensor,
+    cu_seqlens: tl.tensor, weight: tl.tensor, bias: tl.tensor, position: tl.tensor, alpha: tl.tensor,
+    grad: tl.tensor, dweight: tl.tensor, dposition: tl.tensor, dnorm: tl.tensor, dvalues: tl.tensor,
+    batch: tl.tensor, chunk: tl.tensor, max_seqlen: tl.tensor, D: tl.constexpr, L: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr, VERSION: tl.constexpr,
+    MASKED: tl.constexpr, NEED_VALUES: tl.constexpr, DOT: tl.constexpr,
+) -> None:  # fmt: skip
+    """Partial sums of this program: dweight [programs, D, L], dnorm [programs, 2, D], dposition [chunks, S, D]."""
+    first = tl.program_id(1) * BLOCK_T
+    t = first + tl.arange(0, BLOCK_T)
+    d = tl.arange(0, BLOCK_D)[None, :]
+    k = tl.arange(0, BLOCK_L)[:, None]
+    valid_d = d < D
+    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(DOT)  # [BLOCK_L, BLOCK_D]
+    a = tl.load(alpha + d, mask=valid_d, other=0.0).to(tl.float32)
+    base = tl.load(bias + d, mask=valid_d, other=0.0).to(tl.float32)
+    in_table = (t < max_seqlen)[:, None] & valid_d
+    base = base + tl.load(position + t[:, None] * D + d, mask=in_table, other=0.0).to(tl.float32)
+    dw = tl.zeros((BLOCK_D, BLOCK_L), tl.float32)
+    dp = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+    da = tl.zeros((BLOCK_D,), tl.float32)
+    dc = tl.zeros((BLOCK_D,), tl.float32)
+    for i in range(chunk):
+        b = tl.program_id(0).to(tl.int64) * chunk + i
+        start = tl.load(cu_seqlens + b, mask=b < batch, other=0).to(tl.int64)
+        length = tl.load(cu_seqlens + b + 1, mask=b < batch, other=0).to(tl.int64) - start
+        if first < length:
+            row = start + t
+            valid = t < length
+            x, kept = load_tokens(
+                values, offsets, shape, scale, cls, cls_stride, action, sample_id, seed, epoch, b, row, t, valid,
+                L, BLOCK_L, VERSION, MASKED,
+            )  # fmt: skip
+            z, std, r = centre_rows(tl.dot(x.to(DOT), w, input_precision="ieee") + base, valid_d, D)
+            g = tl.load(grad + row[:, None] * D + d, mask=valid[:, None] & valid_d, other=0.0).to(tl.float32)
+            da += tl.sum(g * z * r[:, None], 0)
+            dc += tl.sum(g, 0)
+            dy = norm_rows_backward(g * a, z, std, r, valid_d, D)
+            dp += dy
+            dw = tl.dot(tl.trans(dy).to(DOT), x.to(DOT), dw, input_precision="ieee")
+            if NEED_VALUES:
+                column = tl.arange(0, BLOCK_L)[None, :]
+                dx = tl.where(kept, tl.dot(dy.to(DOT), tl.trans(w), input_precision="ieee"), 0.0)
+                to = dvalues + row[:, None] * L + column
+                tl.store(to, dx.to(dvalues.dtype.element_ty), mask=valid[:, None] & (column < L))
+    program = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    n = tl.arange(0, BLOCK_D)
+    column = tl.arange(0, BLOCK_L)[None, :]
+    to = dweight + program * D * L + n[:, None] * L + column
+    tl.store(to, dw, mask=(n < D)[:, None] & (column < L))
+    tl.store(dnorm + program * 2 * D + n, da, mask=n < D)
+    tl.store(dnorm + program * 2 * D + D + n, dc, mask=n < D)
+    to = dposition + (tl.program_id(0).to(tl.int64) * max_seqlen + t)[:, None] * D + d
+    tl.store(to, dp, mask=in_table)
+
+
+# ------------------------------------------------------------------------------------- plain torch twin
+
+
+def _embed_plain(
+    patches: Patches, total: int, weight: Tensor, bias: Tensor, position: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens, kept, projected tokens before the Norm) in the dtype that the twin computes in."""
+    x, kept = gather_tokens(patches, total, weight.shape[1])
+    x = x.to(dtype)
+    y = x @ weight.to(dtype).T + bias.to(dtype) + position.to(dtype)[_positions(patches, total)]
+    return x, kept, y
+
+
+def _positions(patches: Patches, total: int) -> Tensor:
+    """Place of every packed row in its own sequence: int64 [total]."""
+    starts = patches.cu_seqlens[:-1].long()
+    lengths = patches.cu_seqlens[1:].long() - starts
+    return torch.arange(total, device=starts.device) - starts.repeat_interleave(lengths, output_size=total)
+
+
+def _backward_plain(
+    patches: Patches, grad: Tensor, weight: Tensor, bias: Tensor, position: Tensor, alpha: Tensor,
+    need_values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype = compute_dtype(weight.dtype, grad.dtype)
+    x, kept, y = _embed_plain(patches, len(grad), weight, bias, position, dtype)
+    z, std = centre(y)
+    g = grad.to(dtype)
+    dy = centre_backward(g * alpha.to(dtype), z, std)
+    dposition = torch.zeros_like(position, dtype=dtype, memory_format=torch.contiguous_format)
+    dposition.index_add_(0, _positions(patches, len(grad)), dy)
+    dvalues = torch.where(kept, dy @ weight.to(dtype), 0.0) if need_values else dy.new_empty(0, x.shape[1])
+    return (
+        (dy.T @ x).to(weight.dtype),
+        dy.sum(0).to(bias.dtype),
+        dposition.to(position.dtype),
+        (g * z / (std + NORM_EPS)).sum(0).to(alpha.dtype),
+        g.sum(0).to(alpha.dtype),
+        dvalues.to(patches.values.dtype),
+    )
+
+
+# ------------------------------------------------------------------------------------------- launchers
+
+
+def _config(dim: int, patch_len: int) -> tuple[dict[str, int], int, int]:
+    """(block sizes, warps forward, warps backward)."""
+    block_d = max(64, triton.next_power_of_2(dim))
+    block_t, forward, backward = _CONFIGS[block_d]
+    block_l = max(16, triton.next_power_of_2(patch_len))  # a compiled tl.dot needs 16
+    return {"BLOCK_T": block_t, "BLOCK_D": block_d, "BLOCK_L": block_l}, forward, backward
+
+
+def _launch_forward(
+    patches: Patches, max_seqlen: int, total: int, weight: Tensor, bias: Tensor, position: Tensor,
+    alpha: Tensor, norm_bias: Tensor, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    dim, patch_len = weight.shape
+    batch = len(patches.cu_seqlens) - 1
+    out = torch.empty((total, dim), dtype=dtype, device=weight.device)
+    blocks, num_warps, _ = _config(dim, patch_len)
+    chunk = _FORWARD_CHUNK if batch >= _FORWARD_BATCH else 1
+    if total:
+        _patch_embed_fwd_kernel[(triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, blocks["BLOCK_T"]))](
+            **patches.pointers(), weight=weight.contiguous(), bias=bias.contiguous(),
+            position=position.contiguous(), alpha=alpha.contiguous(), norm_bias=norm_bias.contiguous(), out=out,
+            batch=batch, chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, **blocks,
+            VERSION=patches.version, MASKED=patches.action is not None, DOT=dot_dtype(dtype),
+            num_warps=num_warps,
+        )  # fmt: skip
+    return out
+
+
+def _launch_backward(
+    patches: Patches, grad: Tensor, max_seqlen: int, weight: Tensor, bias: Tensor, position: Tensor,
+    alpha: Tensor, need_values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dim, patch_len = weight.shape
+    batch, total = len(patches.cu_seqlens) - 1, len(grad)
+    blocks, _, num_warps = _config(dim, patch_len)
+    chunk = max(1, triton.next_power_of_2(triton.cdiv(batch, _CHUNKS)))
+    chunks, tiles = triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, blocks["BLOCK_T"])
+    partial: dict[str, Any] = {"dtype": torch.float32, "device": weight.device}
+    dweight = torch.empty((chunks * tiles, dim, patch_len), **partial)
+    dnorm = torch.empty((chunks * tiles, 2, dim), **partial)
+    dposition = torch.empty((chunks, max_seqlen, dim), **partial)
+    rows = total if need_values else 0
+    dvalues = torch.empty((rows, patch_len), dtype=patches.values.dtype, device=weight.device)
+    if chunks and tiles:
+        _patch_embed_bwd_kernel[(chunks, tiles)](
+            **patches.pointers(), weight=weight.contiguous(), bias=bias.contiguous(),
+            position=position.contiguous(), alpha=alpha.contiguous(), grad=grad.contiguous(), dweight=dweight,
+            dposition=dposition, dnorm=dnorm, dvalues=dvalues if need_values else dweight, batch=batch,
+            chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, **blocks, VERSION=patches.version,
+            MASKED=patches.action is not None, NEED_VALUES=need_values, DOT=dot_dtype(grad.dtype),
+            num_warps=num_warps,
+        )  # fmt: skip
+    table = position.new_zeros(position.shape)
+    summed = dposition.sum(0)
+    table[:max_seqlen] = summed
+    dalpha, dnorm_bias = dnorm.sum(0).to(alpha.dtype).unbind(0)
+    return (
+        dweight.sum(0).to(weight.dtype),
+        summed.sum(0).to(bias.dtype),
+        table,
+        dalpha.clone(),  # clones: an op's outputs may not share memory
+        dnorm_bias.clone(),
+        dvalues,
+    )
+
+
+# -------------------------------------------------------------------------------------------------- ops
+
+_SOURCE = (
+    "Tensor values, Tensor cu_seqlens, Tensor? offsets, Tensor? shape, Tensor? scale, Tensor? cls, "
+    "Tensor? action, Tensor? sample_id, int version, int seed, int epoch, SymInt max_seqlen, "
+)
+
+
+@torch.library.custom_op(
+    "lwm_fast::patch_embed",
+    mutates_args=(),
+    schema=f"({_SOURCE}SymInt total, Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
+    "Tensor norm_bias, ScalarType dtype) -> Tensor",
+)
+def patch_embed_op(
+    values: Tensor, cu_seqlens: Tensor, offsets: Tensor | None, shape: Tensor | None, scale: Tensor | None,
+    cls: Tensor | None, action: Tensor | None, sample_id: Tensor | None, version: int, seed: int, epoch: int,
+    max_seqlen: int, total: int, weight: Tensor, bias: Tensor, position: Tensor, alpha: Tensor,
+    norm_bias: Tensor, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    patches = Patches(values, cu_seqlens, offsets, shape, scale, cls, action, sample_id, version, seed, epoch)
+    if uses_triton(weight):
+        return _launch_forward(patches, max_seqlen, total, weight, bias, position, alpha, norm_bias, dtype)
+    wide = compute_dtype(weight.dtype, dtype)
+    _, _, y = _embed_plain(patches, total, weight, bias, position, wide)
+    z, std = centre(y)
+    return (alpha.to(wide) * z / (std + NORM_EPS) + norm_bias.to(wide)).to(dtype)
+
+
+@torch.library.custom_op(
+    "lwm_fast::patch_embed_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_SOURCE}Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
+    "bool need_values) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def patch_embed_backward_op(
+    grad: Tensor, values: Tensor, cu_seqlens: Tensor, offsets: Tensor | None, shape: Tensor | None,
+    scale: Tensor | None, cls: Tensor | None, action: Tensor | None, sample_id: Tensor | None, version: int,
+    seed: int, epoch: int, max_seqlen: int, weight: Tensor, bias: Tensor, position: Tensor, alpha: Tensor,
+    need_values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    patches = Patches(values, cu_seqlens, offsets, shape, scale, cls, action, sample_id, version, seed, epoch)
+    if uses_triton(weight):
+        return _launch_backward(patches, grad, max_seqlen, weight, bias, position, alpha, need_values)
+    return _backward_plain(patches, grad, weight, bias, position, alpha, need_values)
+
+
+@patch_embed_op.register_fake
+def _(*arguments: Any) -> Tensor:
+    total, weight, dtype = arguments[12], arguments[13], arguments[18]
+    out: Tensor = weight.new_empty((total, weight.shape[0]), dtype=dtype)
+    return out
+
+
+@patch_embed_backward_op.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    grad, values, weight, bias, position, alpha, need_values = (
+        arguments[i] for i in (0, 1, 13, 14, 15, 16, 17)
+    )
+    parameters = (weight, bias, position, alpha, alpha)
+    rows = grad.shape[0] if need_values else 0
+    return (*(p.new_empty(p.shape) for p in parameters), values.new_empty((rows, weight.shape[1])))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:8], *inputs[13:17])
+    ctx.numbers = inputs[8:12]  # version, seed, epoch, max_seqlen
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    need_values = ctx.numbers[0] == TOKENS and ctx.needs_input_grad[0]
+    *parameters, dvalues = patch_embed_backward_op(grad, *saved[:8], *ctx.numbers, *saved[8:], need_values)
+    return (dvalues if need_values else None, *[None] * 12, *parameters, None)
+
+
+patch_embed_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def variants() -> list[Variant]:
+    """Every shipped compilation: v1.0 and v1.1, from channels (masked or not) and tokens, float32 and bfloat16."""
+    found = []
+    parameters = {name: "*fp32" for name in ("weight", "bias", "position", "alpha")}
+    numbers = {name: "i32" for name in ("batch", "chunk", "max_seqlen")}
+    common = {**SOURCE_TYPES, **parameters, **numbers}
+    partial = {name: "*fp32" for name in ("dweight", "dposition", "dnorm")}
+    for dim, patch_len, version in ((64, 16, V10), (128, 32, V11)):
+        blocks, forward, backward = _config(dim, patch_len)
+        for source, masked in ((version, False), (version, True), (TOKENS, False)):
+            for dtype in (torch.float32, torch.bfloat16):
+                sizes = {"D": dim, "L": patch_len, **blocks, "VERSION": source, "MASKED": masked}
+                sizes["DOT"] = dot_dtype(dtype)
+                act = pointer_type(dtype)
+                values = act if source == TOKENS else "*fp32"
+                types = {**common, "values": values, "norm_bias": "*fp32", "out": act}
+                kind = ("tokens" if source == TOKENS else "csi") + (" masked" if masked else "")
+                name = f"v{version / 10} {kind} {str(dtype).removeprefix('torch.')}"
+                found.append(
+                    Variant(f"patch_embed fwd {name}", _patch_embed_fwd_kernel, types, sizes, forward, 2)
+                )
+                types = {**common, **partial, "values": values, "grad": act, "dvalues": values}
+                sizes = {**sizes, "NEED_VALUES": source == TOKENS}
+                found.append(
+                    Variant(f"patch_embed bwd {name}", _patch_embed_bwd_kernel, types, sizes, backward, 2)
+                )
+    return found

@@ -1,0 +1,121 @@
+"""Every shipped kernel variant, compiled for the GPUs it is meant for, without a GPU or a driver.
+
+A variant must compile, fit the shared memory of one block and spill no registers (or have its reason below).
+`python tests/kernels/compile/test_compile.py` writes the table of registers, shared memory and spills.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import lwm_fast.kernels
+import pytest
+from lwm_fast.kernels.runtime import HAVE_TRITON, INTERPRET, Variant
+
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use on that architecture
+_FMA = (
+    "float32 products run on FMA units with whole rows of operands in registers; smaller tiles spill as well"
+)
+SPILLS: dict[str, str] = {
+    f"encoder_tail {way} v1.1 float32{dropout}": _FMA
+    for way in ("fwd", "bwd")
+    for dropout in ("", " dropout")
+} | {"encoder_tail bwd v1.1 bfloat16 dropout": "24 bytes on sm_80 only, and more with smaller blocks"}
+SPILLS |= {
+    f"patch_embed bwd v1.1 {source} float32": "the same; 48 bytes, 200 with triton 3.6.0"
+    for source in ("csi", "csi masked", "tokens")
+}
+SPILLS |= {
+    f"patch_embed bwd v1.0 {source} float32": "8 bytes with triton 3.6.0 alone"
+    for source in ("csi", "tokens")
+}
+"""Variant name -> why its spill is accepted."""
+_AMPERE = "tiles are chosen for sm_90, where this does not spill"
+SPILLS_ON_SM80 = {
+    "patch_embed bwd v1.1 csi bfloat16": _AMPERE,
+    "patch_embed bwd v1.1 csi masked bfloat16": _AMPERE,
+}
+"""The same for sm_80 alone."""
+
+
+def all_variants() -> list[Variant]:
+    """What each kernel module lists; none where nothing can be compiled here."""
+    if not HAVE_TRITON or INTERPRET:
+        return []
+    found: list[Variant] = []
+    for info in pkgutil.iter_modules(lwm_fast.kernels.__path__):
+        module = importlib.import_module(f"lwm_fast.kernels.{info.name}")
+        if hasattr(module, "variants"):
+            found += module.variants()
+    return found
+
+
+class Resources(NamedTuple):
+    registers: int  # of one thread
+    shared: int  # bytes of one block
+    stack: int  # bytes of one thread: spilled registers
+
+
+def compile_offline(variant: Variant, arch: int) -> Resources:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = variant.fn.arg_names
+    signature = {n: "constexpr" if n in variant.constexprs else variant.types[n] for n in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+    constants = {n: variant.constexprs[n] for n in names if n in variant.constexprs}
+    source = ASTSource(fn=variant.fn, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        listing = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", listing)}
+    return Resources(used["REG"], compiled.metadata.shared, used["STACK"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [90, 80])
+@pytest.mark.parametrize("variant", all_variants(), ids=lambda variant: variant.name.replace(" ", "-"))
+def test_compiles_within_the_limits(variant: Variant, arch: int) -> None:
+    resources = compile_offline(variant, arch)
+    assert resources.shared <= SHARED_LIMIT[arch]
+    accepted = {**SPILLS, **SPILLS_ON_SM80} if arch == 80 else SPILLS
+    assert resources.stack == 0 or variant.name in accepted, f"spills {resources.stack} bytes a thread"
+
+
+def test_names_are_distinct_and_no_reason_is_left_over() -> None:
+    names = [variant.name for variant in all_variants()]
+    if not names:
+        pytest.skip("needs triton, and a process without TRITON_INTERPRET=1")
+    assert len(set(names)) == len(names)
+    assert {*SPILLS, *SPILLS_ON_SM80} <= set(names)
+
+
+def main() -> None:
+    """Write the table for docs/kernels.md, one row per variant and architecture."""
+    sys.stdout.write(
+        "| kernel | sm | warps | registers | shared (B) | spilled (B) |\n|---|---|---|---|---|---|\n"
+    )
+    for variant in all_variants():
+        for arch in sorted(SHARED_LIMIT, reverse=True):
+            registers, shared, stack = compile_offline(variant, arch)
+            numbers = f"{arch} | {variant.num_warps} | {registers} | {shared} | {stack}"
+            sys.stdout.write(f"| {variant.name} | {numbers} |\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
