@@ -171,7 +171,13 @@ def test_interrupt_exits_130(tmp_path):
         "-o",
         str(tmp_path / "e.h5"),
     ]
-    process = subprocess.Popen([*command, "--weights", "random-1.0"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--weights", "random-1.0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background inherits an ignored SIGINT, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "e.h5.parts").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
