@@ -25,7 +25,7 @@ import torch
 
 from lwm_fast import backends
 from lwm_fast._version import __version__
-from lwm_fast.encode import encode
+from lwm_fast.encode import check_size, encode, pick_batch_size
 from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path
 from lwm_fast.pooling import get_pool
@@ -140,8 +140,9 @@ def _manifest(
     device = model.device
     backend = backends.select(device, precision=precision)
     _, num_antennas, num_subcarriers = channels.shape
+    check_size((num_antennas, num_subcarriers), model.config)  # before anything is written
     seq_len = num_tokens(num_antennas, num_subcarriers, model.config.lwm_version)
-    batch = max(1, backend.batch_tokens(device) // seq_len) if batch_size == "auto" else int(batch_size)
+    batch = pick_batch_size(batch_size, backend.batch_tokens(device), np.array([seq_len]))
     per_part = max(1, _PART_BYTES // (8 * num_antennas * num_subcarriers))
     info, meta = model.weights_info, channels.meta
     return Manifest(

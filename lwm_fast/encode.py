@@ -76,7 +76,7 @@ def encode(
     backend = backends.select(model.device, precision=precision)
     work = _Work.of(source, model.config, scale)
     result = _Result(how, work, model, out, convert_to_tensor)
-    batch = _batch_size(batch_size, backend.batch_tokens(model.device), work.seq_lens)
+    batch = pick_batch_size(batch_size, backend.batch_tokens(model.device), work.seq_lens)
     training = model.training
     model.eval()
 
@@ -134,13 +134,13 @@ class _Work:
         self._channels, self._samples, self._scale = channels, samples, scale
         version = config.lwm_version
         if channels is not None:
-            _check_size(channels.shape[1:], config)
+            check_size(channels.shape[1:], config)
             length = num_tokens(channels.shape[1], channels.shape[2], version)
             self.seq_lens: npt.NDArray[np.int64] = np.full(len(channels), length, dtype=np.int64)
             self.common_length: int | None = length
         else:
             for i, sample in enumerate(samples):
-                _check_size(sample.shape, config, f"channel {i}: ")
+                check_size(sample.shape, config, f"channel {i}: ")
             self.seq_lens = np.array(
                 [num_tokens(s.shape[0], s.shape[1], version) for s in samples], dtype=np.int64
             )
@@ -255,7 +255,8 @@ def _samples(source: Sequence[Any]) -> list[Array]:
     return samples
 
 
-def _check_size(size: Sequence[int], config: LWMConfig, place: str = "") -> None:
+def check_size(size: Sequence[int], config: LWMConfig, place: str = "") -> None:
+    """Raises InputError for channels of a size that the model does not take."""
     num_antennas, num_subcarriers = size
     if config.lwm_version == "1.0" and (num_antennas, num_subcarriers) != _V1_0_SIZE:
         raise InputError(
@@ -281,7 +282,8 @@ def _check_values(packed: PackedBatch, index: Array, *, zero_is_an_error: bool) 
             raise InputError(f"{what} channels ({name_users(bad)}); remove them before embedding")
 
 
-def _batch_size(asked: int | str, token_budget: int, seq_lens: Array) -> int:
+def pick_batch_size(asked: int | str, token_budget: int, seq_lens: Array) -> int:
+    """The batch size asked for, or what the token budget allows; InputError for anything else."""
     if asked == "auto":
         return max(1, token_budget // int(seq_lens.max(initial=1)))
     if not isinstance(asked, int) or asked < 1:

@@ -126,6 +126,10 @@ BAD = [
     (["embed", "{tmp}/absent", "-o", "{tmp}/o.h5", "--weights", "random-1.1"], "absent"),
     (["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "{tmp}/absent.pth"], "absent.pth"),
     (["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--num-antennas", "64"], "64"),
+    (
+        ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--batch-size", "0"],
+        "batch_size=0",
+    ),
     (["inspect", "{tmp}/absent"], "no such file or folder"),
     (["frobnicate"], "No such command"),
     (["embed", "--frobnicate"], "No such option"),

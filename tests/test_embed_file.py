@@ -153,6 +153,15 @@ def test_a_run_killed_while_tidying_up_starts_afresh(tmp_path, model, channels, 
     assert_same_file(whole, tmp_path / "e.h5")
 
 
+def test_what_cannot_be_embedded_leaves_nothing_behind(tmp_path, model, channels):
+    with pytest.raises(InputError, match=r"LWM v1\.0 takes 32x32"):
+        embed_to_file(LWM.random(LWMConfig.v1_0(num_layers=1)), channels, tmp_path / "e.h5")
+    for wrong in ({"pool": "max"}, {"batch_size": 0}, {"batch_size": "big"}):
+        with pytest.raises(InputError, match=r"max|batch_size"):
+            embed_to_file(model, channels, tmp_path / "e.h5", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unwritable_places(tmp_path, model, channels):
     with pytest.raises(InputError, match=r"absent.*cannot be written"):
         embed_to_file(model, channels, tmp_path / "absent" / "e.h5")
