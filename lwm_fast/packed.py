@@ -16,6 +16,26 @@ from lwm_fast.tokens import CLS_VALUE, PATCH_LEN, num_tokens
 
 
 @dataclass(frozen=True)
+class MaskPlan:
+    """Which tokens of a packed batch masked channel modelling hides, and how.
+
+    action: uint8 [total_tokens]: 0 none, 1 MASK, 2 a random patch, 3 kept but predicted
+    masked_index: int32 [M], packed rows to predict, sample after sample in the release's order
+    mask_cu: int32 [B + 1], where each sample's entries of ``masked_index`` begin
+    seed, epoch: with ``PackedBatch.sample_id`` they name the random patches (Philox, stream RANDOM_PATCHES)
+    random: float32 [M, patch_len], the random patches themselves, where they come from the release's own
+        generator; None where they are drawn from seed, epoch, sample and token
+    """
+
+    action: npt.NDArray[np.uint8]
+    masked_index: npt.NDArray[np.int32]
+    mask_cu: npt.NDArray[np.int32]
+    seed: int
+    epoch: int
+    random: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """B channels one after another, and where each one's tokens go.
 
@@ -24,6 +44,7 @@ class PackedBatch:
     cu_seqlens: int32 [B + 1] into packed tokens (CLS included); max_seqlen: the longest, a host int
     sample_id: int64 [B], names the sample in counter-based random numbers, whatever the packing
     scale: float32 [B] multiplies csi; cls: float32 [patch_len] or [B, patch_len], the CLS token
+    mask: what masked channel modelling hides, None for embedding
     """
 
     version: str
@@ -35,6 +56,7 @@ class PackedBatch:
     sample_id: npt.NDArray[np.int64]
     scale: npt.NDArray[np.float32]
     cls: npt.NDArray[np.float32]
+    mask: MaskPlan | None = None
 
     @classmethod
     def from_samples(
