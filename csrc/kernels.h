@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "training_kernels.h"
+
 namespace lwm {
 
 // One sample's place in the random sequence (see philox.h).
@@ -69,12 +71,18 @@ struct Kernels {
     // Adds Gaussian noise at `snr_db` below the values' own mean power.
     void (*add_noise)(float* values, std::int64_t count, float snr_db, const DrawKey& key);
 
+    // The words of blocks first_block.. of a sample's stream: 4 * num_blocks of them, block after block.
+    void (*draw_words)(const DrawKey& key, std::uint32_t stream, std::int64_t first_block,
+                       std::int64_t num_blocks, std::uint32_t* words);
+
     // Largest |bit pattern| without sign (0: all zero; >= 0x7f800000: NaN or Inf) of `count` complex values.
     std::uint32_t (*largest_bits)(const float* csi, std::int64_t count);
     double (*sum_abs)(const float* csi, std::int64_t count);
 
     // One user's channel matrix; out: 2 * num_antennas * num_subcarriers floats.
     void (*rays_user)(const RayGrid& grid, const Rays& rays, const RayScratch& scratch, float* out);
+
+    const TrainingKernels* training;
 };
 
 }  // namespace lwm

@@ -16,7 +16,8 @@ constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-constexpr std::uint32_t kStreamNoise = 3;
+// Of the streams listed in the package's philox module, those that C++ draws from.
+constexpr std::uint32_t kStreamMaskPositions = 0, kStreamActions = 1, kStreamRandomPatches = 2, kStreamNoise = 3;
 constexpr std::int64_t kMaxBlocks = std::int64_t{1} << 24;  // per sample and stream
 
 // In place on `lanes` counters, stored word by word: counter[word][lane].

@@ -22,6 +22,10 @@ void tokenize(const float* csi, std::int64_t num_elements, const Packing& packin
               const PerSample& cls, float* tokens, std::int64_t num_tokens, TokenVersion version,
               int num_threads);
 
+// One sample, from its csi to its rows, without checks.
+void tokenize_sample(const float* csi, const Packing& packing, std::int64_t sample, const PerSample& scale,
+                     const PerSample& cls, float* rows, TokenVersion version);
+
 // The inverse: skips the CLS row, drops padding and divides by the scale.
 void detokenize(const float* tokens, std::int64_t num_tokens, const Packing& packing, const PerSample& scale,
                 float* csi, std::int64_t num_elements, TokenVersion version, int num_threads);

@@ -7,7 +7,7 @@ process may use; results do not depend on it. The GIL is released while the work
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,9 +93,180 @@ def check_csi(
 ) -> None:
     """Flags samples that cannot be used and gives each sample's mean |h|."""
 
+def draw_mask(
+    cu_seqlens: NDArray[np.int32],  # [batch + 1], CLS included
+    mask_cu: NDArray[np.int32],  # [batch + 1], how many each sample masks
+    sample_id: NDArray[np.int64],  # [batch]
+    action: NDArray[np.uint8],  # out [num_tokens]
+    masked_index: NDArray[np.int32],  # out [mask_cu[-1]], packed rows
+    version: int,
+    seed: int,
+    epoch: int,
+    num_threads: int = 0,
+) -> None:
+    """Masked positions and their actions, as lwm_fast.data.mask.plain_mask defines them."""
+
+def apply_mask(
+    tokens: NDArray[np.float32],  # in and out [num_tokens, patch_len]
+    cu_seqlens: NDArray[np.int32],  # [batch + 1]
+    action: NDArray[np.uint8],  # [num_tokens]
+    masked_index: NDArray[np.int32],  # [num_masked]
+    mask_cu: NDArray[np.int32],  # [batch + 1]
+    sample_id: NDArray[np.int64],  # [batch]
+    targets: NDArray[np.float32],  # out [num_masked, patch_len]
+    version: int,
+    seed: int,
+    epoch: int,
+    random: NDArray[np.float32] | None = None,  # [num_masked, patch_len]
+    num_threads: int = 0,
+) -> None:
+    """Saves the masked rows in `targets`, then overwrites them: 0.1, or a random patch (given or drawn)."""
+
+def collate(
+    csi: NDArray[np.complex64],  # [num_elements]; out where `source` is given, else in
+    offsets: NDArray[np.int64],  # [batch + 1]
+    shape: NDArray[np.int32],  # [batch, 2]
+    cu_seqlens: NDArray[np.int32],  # [batch + 1]
+    version: int,
+    *,
+    arrays: list[NDArray[np.complex64]] = ...,  # each [n, num_antennas, num_subcarriers]
+    rays: list[tuple[NDArray[Any], ...]] = ...,  # each (offsets, power, phase, delay, zenith, azimuth)
+    source: NDArray[np.int32] | None = None,  # [batch], into arrays, then rays
+    row: NDArray[np.int64] | None = None,  # [batch], of that source
+    geometry: NDArray[np.float64] | None = None,  # [batch, 8]: axis_h, axis_v, bandwidth, spacing
+    panel: NDArray[np.int64] | None = None,  # [batch, 2]: vertical antennas, max_paths
+    flags: NDArray[np.uint8] | None = None,  # out [batch], as in check_csi
+    tokens: NDArray[np.float32] | None = None,  # out [num_tokens, patch_len], masked
+    scale: NDArray[np.float32] | None = None,  # [batch] or [1]
+    cls: NDArray[np.float32] | None = None,  # [patch_len] or [batch, patch_len]
+    snr_db: NDArray[np.float32] | None = None,  # [batch]
+    action: NDArray[np.uint8],  # [num_tokens]; out where `draw`
+    masked_index: NDArray[np.int32],  # [num_masked]; out where `draw`
+    mask_cu: NDArray[np.int32],  # [batch + 1]
+    targets: NDArray[np.float32] | None = None,  # out [num_masked, patch_len]
+    random: NDArray[np.float32] | None = None,  # [num_masked, patch_len]
+    draw: bool,
+    sample_id: NDArray[np.int64],  # [batch]
+    seed: int,
+    epoch: int,
+    num_threads: int = 0,
+) -> None:
+    """One pass over a training batch: gather csi, flag it, cut tokens, add noise, draw and apply the mask.
+
+    Without `source` the csi is read, without `tokens` none are made.
+    """
+
 def philox(
     counter: NDArray[np.uint32],  # [count, 4]
     key: tuple[int, int],
     out: NDArray[np.uint32],  # [count, 4]
 ) -> None:
     """Philox-4x32-10 of each counter row."""
+
+class LayerDropout:
+    """Which entries one layer's dropout keeps, for tokens [batch, seq_len]; immutable.
+
+    words: random words of a token in this layer; an operation takes those from its `first_word` on. The bits are
+    those of kernels/dropout.py.
+    """
+
+    def __init__(
+        self,
+        sample_id: NDArray[np.int64],  # [batch]
+        seq_len: int,
+        seed: int,  # 64 bits
+        epoch: int,  # 32 bits
+        layer: int,  # 0..15
+        probability: float,  # of a zero
+        words: int,
+    ) -> None: ...
+
+def draw_keep(
+    dropout: LayerDropout,
+    first_word: int,
+    out: NDArray[np.bool_],  # [rows, width]
+    num_threads: int = 0,
+) -> None:
+    """Which entries are kept. Rows of this and the following operations: batch * seq_len tokens."""
+
+def norm_forward(
+    x: NDArray[np.float32] | None,  # [rows, width]
+    residual: float,
+    u: NDArray[np.float32],  # [rows, width]; becomes the normalised rows
+    u_bias: NDArray[np.float32] | None,  # [width]
+    alpha: NDArray[np.float32],  # [width]
+    bias: NDArray[np.float32],  # [width]
+    y: NDArray[np.float32],  # [rows, width]
+    stats: NDArray[np.float32],  # [rows, 2]: 1 / (std + eps), and 1 / ((width - 1) std) or 0
+    dropout: LayerDropout | None = None,
+    first_word: int = 0,
+    num_threads: int = 0,
+) -> None:
+    """y = alpha (z - mean) / (std + eps) + bias of z = residual x + drop(u + u_bias); std is unbiased."""
+
+def norm_backward(
+    dy: NDArray[np.float32],  # [rows, width]
+    normal: NDArray[np.float32],  # [rows, width], what forward left in u
+    stats: NDArray[np.float32],  # [rows, 2]
+    alpha: NDArray[np.float32],  # [width]
+    residual: float,
+    dx: NDArray[np.float32] | None,  # [rows, width]
+    du: NDArray[np.float32],  # [rows, width], may be dy
+    sums: NDArray[np.float32],  # [3, width]: gradients of alpha, bias and u_bias
+    dropout: LayerDropout | None = None,
+    first_word: int = 0,
+    num_threads: int = 0,
+) -> None: ...
+def relu_dropout(
+    h: NDArray[np.float32],  # [rows, width]
+    bias: NDArray[np.float32],  # [width]
+    dropout: LayerDropout | None = None,
+    first_word: int = 0,
+    num_threads: int = 0,
+) -> None:
+    """h = drop(relu(h + bias)), in place."""
+
+def relu_dropout_backward(
+    dh: NDArray[np.float32],  # [rows, width], in place
+    h: NDArray[np.float32],  # [rows, width], what forward left
+    scale: float,  # 1 / (1 - probability)
+    bias_grad: NDArray[np.float32],  # [width]
+    num_threads: int = 0,
+) -> None: ...
+def dropout_add(
+    out: NDArray[np.float32],  # [rows, width]
+    bias: NDArray[np.float32],  # [width]
+    residual: NDArray[np.float32],  # [rows, width]
+    dropout: LayerDropout | None = None,
+    first_word: int = 0,
+    num_threads: int = 0,
+) -> None:
+    """out = residual + drop(out + bias), in place."""
+
+def dropout_backward(
+    dy: NDArray[np.float32],  # [rows, width]
+    out: NDArray[np.float32],  # [rows, width]: drop(dy)
+    bias_grad: NDArray[np.float32],  # [width]
+    dropout: LayerDropout | None = None,
+    first_word: int = 0,
+    num_threads: int = 0,
+) -> None: ...
+def attention_forward(
+    qkv: NDArray[np.float32],  # [batch, seq_len, 3, num_heads, head_dim], head_dim 5 or 16
+    bias: NDArray[np.float32],  # [3 * num_heads * head_dim], added to qkv
+    out: NDArray[np.float32],  # [batch, seq_len, num_heads, head_dim]
+    stats: NDArray[np.float32],  # [batch, num_heads, 2, seq_len]: highest score, 1 / sum of weights
+    num_threads: int = 0,
+) -> None:
+    """softmax(q k / sqrt(head_dim)) v."""
+
+def attention_backward(
+    qkv: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    stats: NDArray[np.float32],
+    dout: NDArray[np.float32],  # as out
+    dqkv: NDArray[np.float32],  # as qkv
+    bias_grad: NDArray[np.float32],  # [3 * num_heads * head_dim]
+    num_threads: int = 0,
+) -> None: ...

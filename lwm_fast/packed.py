@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lwm_fast import _C, reference
+from lwm_fast.errors import InputError
 from lwm_fast.tokens import CLS_VALUE, PATCH_LEN, num_tokens
 
 
@@ -36,6 +37,21 @@ class MaskPlan:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """Masked tokens that were made beforehand, and what they were made from.
+
+    tokens: float32 [total_tokens, patch_len], mask applied; targets: float32 [M, patch_len]
+    scale, cls, mask: the fields of the batch at that time; with others in their place the tokens are stale
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    scale: npt.NDArray[np.float32]
+    cls: npt.NDArray[np.float32]
+    mask: MaskPlan
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """B channels one after another, and where each one's tokens go.
 
@@ -45,6 +61,7 @@ class PackedBatch:
     sample_id: int64 [B], names the sample in counter-based random numbers, whatever the packing
     scale: float32 [B] multiplies csi; cls: float32 [patch_len] or [B, patch_len], the CLS token
     mask: what masked channel modelling hides, None for embedding
+    prepared: the masked tokens, where the loader has made them in the background
     """
 
     version: str
@@ -57,6 +74,7 @@ class PackedBatch:
     scale: npt.NDArray[np.float32]
     cls: npt.NDArray[np.float32]
     mask: MaskPlan | None = None
+    prepared: Prepared | None = None
 
     @classmethod
     def from_samples(
@@ -116,6 +134,33 @@ class PackedBatch:
         else:
             out = self._tokens_on(device)
         return out.view(len(self), self.max_seqlen, patch_len) if self.equal_length else out
+
+    def masked_tokens(self, *, num_threads: int = 0) -> tuple[Tensor, Tensor]:
+        """(tokens float32 [total_tokens, patch_len] with the mask applied, targets float32 [M, patch_len]).
+
+        CPU tensors. Made in C++ unless the loader has made them already; targets are the patches as they were
+        before, in the order of ``mask.masked_index``.
+
+        Raises:
+            InputError: the batch has no mask.
+        """
+        plan = self.mask
+        if plan is None:
+            raise InputError(
+                "masked_tokens: the batch has no mask; make one with lwm_fast.data.draw_mask and "
+                "dataclasses.replace(batch, mask=...)"
+            )
+        made = self.prepared
+        if made is not None and made.mask is plan and made.scale is self.scale and made.cls is self.cls:
+            return made.tokens, made.targets
+        patch_len = self.cls.shape[-1]
+        tokens = self.tokens(num_threads=num_threads).view(-1, patch_len)
+        targets = torch.empty(len(plan.masked_index), patch_len)
+        _C.apply_mask(
+            tokens.numpy(), self.cu_seqlens, plan.action, plan.masked_index, plan.mask_cu, self.sample_id,
+            targets.numpy(), int(self.version.replace(".", "")), plan.seed, plan.epoch, plan.random, num_threads,
+        )  # fmt: skip
+        return tokens, targets
 
     def _tokens_on(self, device: torch.device) -> Tensor:
         csi = torch.from_numpy(self.csi).to(device, non_blocking=True)

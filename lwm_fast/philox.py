@@ -32,6 +32,9 @@ class Stream(IntEnum):
     RANDOM_PATCHES = 2
     NOISE = 3
     DROPOUT = 4
+    PLAN = 5  # size, rotation and signal-to-noise ratio of a training sample
+    SHUFFLE = 6  # order of samples and batches in an epoch
+    SPLIT = 7  # which samples are for validation
 
 
 def philox4x32(counter: ArrayLike, key: tuple[int, int]) -> NDArray[np.uint32]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support.released import random_csi
 
-from lwm_fast import reference
+from lwm_fast import InputError, reference
+from lwm_fast.data import draw_mask
 from lwm_fast.packed import PackedBatch
 
 
@@ -52,3 +55,33 @@ def test_equal_lengths_of_different_shapes_are_dense():
     packed = PackedBatch.from_samples(mixed([(8, 64), (16, 32), (32, 16)]), "1.1")
     assert packed.equal_length
     assert packed.tokens().shape == (3, 33, 32)
+
+
+def test_masked_tokens_need_a_mask():
+    with pytest.raises(InputError, match=r"the batch has no mask; make one with lwm_fast\.data\.draw_mask"):
+        PackedBatch.from_samples(random_csi(1, 8, 32), "1.1").masked_tokens()
+
+
+def test_masking_leaves_the_unmasked_tokens_alone():
+    packed = PackedBatch.from_samples(mixed([(8, 32), (9, 33)]), "1.1")
+    before = packed.tokens()
+    packed = replace(packed, mask=draw_mask(packed, seed=0, epoch=0))
+    tokens, targets = packed.masked_tokens()
+    assert torch.equal(packed.tokens(), before)
+    rows = torch.from_numpy(packed.mask.masked_index).long()
+    assert torch.equal(targets, before[rows])
+    untouched = torch.from_numpy(packed.mask.action == 0)
+    assert torch.equal(tokens[untouched], before[untouched])
+
+
+def test_prepared_tokens_are_used_only_while_they_are_right():
+    from lwm_fast.packed import Prepared
+
+    packed = PackedBatch.from_samples(random_csi(2, 8, 32), "1.1")
+    packed = replace(packed, mask=draw_mask(packed, seed=0, epoch=0))
+    tokens, targets = packed.masked_tokens()
+    made = Prepared(tokens, targets, packed.scale, packed.cls, packed.mask)
+    ready = replace(packed, prepared=made)
+    assert ready.masked_tokens()[0] is tokens
+    other = replace(ready, scale=packed.scale * 2)
+    assert torch.equal(other.masked_tokens()[1], 2 * targets)

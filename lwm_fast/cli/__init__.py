@@ -20,7 +20,9 @@ _COMMANDS = {
     "inspect": "lwm_fast.cli.inspect",
     "convert": "lwm_fast.cli.convert",
     "embed": "lwm_fast.cli.embed",
+    "pretrain": "lwm_fast.cli.pretrain",
     "demo": "lwm_fast.cli.demo",
+    "synth": "lwm_fast.cli.synth",
 }
 
 
@@ -38,7 +40,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lwm-fast")
 def cli() -> None:
-    """Embed wireless channels with the Large Wireless Model (LWM)."""
+    """Embed wireless channels with the Large Wireless Model (LWM), and pre-train it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

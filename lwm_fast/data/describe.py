@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lwm_fast.data.ray_statistics import RayStatistics, ray_statistics
 from lwm_fast.data.source import ReadOptions
 from lwm_fast.errors import InputError
 
@@ -30,6 +31,9 @@ class Description:
         num_empty: users without a path, which are left out; None if that needs a pass over the data.
         los_counts: users by "LoS", "NLoS", "no path"; empty if unknown.
         carrier_frequency: Hz.
+        carrier_range: Hz, lowest and highest carrier of a ray store.
+        shards: of a ray store; None for other sources.
+        rays: statistics of the paths; None where the source holds no rays.
         base_station: number that would be used.
         base_stations: number -> description.
         problem: the error that loading would raise; None if it can be loaded.
@@ -43,6 +47,9 @@ class Description:
     num_empty: int | None = None
     los_counts: Mapping[str, int] = field(default_factory=dict)
     carrier_frequency: float | None = None
+    carrier_range: tuple[float, float] | None = None
+    shards: int | None = None
+    rays: RayStatistics | None = None
     base_station: int | None = None
     base_stations: Mapping[int, str] = field(default_factory=dict)
     problem: str | None = None
@@ -58,9 +65,15 @@ class Description:
                 rows.append(("base station", str(self.base_station)))
             if self.carrier_frequency is not None:
                 rows.append(("carrier", _hertz(self.carrier_frequency)))
+            elif self.carrier_range is not None:
+                rows.append(("carriers", " to ".join(_hertz(carrier) for carrier in self.carrier_range)))
+            if self.shards is not None:
+                rows.append(("shards", str(self.shards)))
             rows.append(("users", f"{self.num_users_total} in the source, {users} to embed"))
             if self.los_counts:
                 rows.append(("LoS", ", ".join(f"{count} {name}" for name, count in self.los_counts.items())))
+            if self.rays is not None:
+                rows.extend(self.rays.rows())
             rows.append(("size", f"{num_antennas} antennas x {num_subcarriers} subcarriers"))
         if self.problem is not None:
             rows.append(("problem", self.problem))
@@ -78,6 +91,7 @@ def describe(path: str | os.PathLike[str], **options: object) -> Description:
             `load_channels`.
     """
     from lwm_fast.data.formats import find_format
+    from lwm_fast.data.ray_store import RayStore, is_ray_store
 
     place = Path(path).expanduser()
     wishes = ReadOptions(**{**options, "in_memory": False})  # type: ignore[arg-type]
@@ -92,6 +106,7 @@ def describe(path: str | os.PathLike[str], **options: object) -> Description:
         return Description(
             str(path), format=found.name if found else None, base_stations=stations, problem=str(error)
         )
+    store = RayStore.open(place) if is_ray_store(place) else None
     empty = None if channels.rays is None else int((channels.rays.num_paths == 0).sum())
     users, num_antennas, num_subcarriers = channels.shape
     return Description(
@@ -103,6 +118,9 @@ def describe(path: str | os.PathLike[str], **options: object) -> Description:
         num_empty=empty,
         los_counts=los_counts(channels),
         carrier_frequency=channels.meta.carrier_frequency,
+        carrier_range=store.carrier_range if store else None,
+        shards=len(store) if store else None,
+        rays=None if channels.rays is None else ray_statistics(channels.rays, channels.los),
         base_station=channels.meta.base_station,
         base_stations=stations,
     )

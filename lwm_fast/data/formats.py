@@ -11,6 +11,7 @@ from lwm_fast.data.deepmimo_v4 import base_stations_v4, is_deepmimo_v4, open_dee
 from lwm_fast.data.hdf5 import is_hdf5, open_hdf5
 from lwm_fast.data.mat import is_mat, open_mat
 from lwm_fast.data.numpy_files import is_npy, is_npz, open_npy, open_npz
+from lwm_fast.data.ray_store import is_ray_store, open_ray_store
 from lwm_fast.data.source import Opened, ReadOptions
 from lwm_fast.data.torch_files import is_torch, open_torch
 from lwm_fast.data.zarr_store import is_zarr, open_zarr
@@ -43,6 +44,7 @@ FORMATS: tuple[Format, ...] = (
         "deepmimo_v3", "a folder with BS1_UE_0-1000.mat", is_deepmimo_v3, open_deepmimo_v3, base_stations_v3
     ),
     Format("deepmimo_v4", "a folder with params.json", is_deepmimo_v4, open_deepmimo_v4, base_stations_v4),
+    Format("ray_store", "a folder of `lwm-fast synth`", is_ray_store, open_ray_store),
     Format("zarr", "a zarr folder", is_zarr, open_zarr),
     Format("hdf5", ".h5, .hdf5, .hdf, .he5", is_hdf5, open_hdf5),
     Format("npy", ".npy", is_npy, open_npy),
@@ -73,7 +75,7 @@ def find_format(path: Path) -> Format:
         )
         raise InputError(
             f"{path}: not a scenario folder ({content}); looked for BS<number>_UE_<start>-<end>.mat "
-            "(DeepMIMO v3), params.json (DeepMIMO v4) and zarr metadata: give the folder that holds them, "
-            "or one data file"
+            "(DeepMIMO v3), params.json (DeepMIMO v4), manifest.json (ray store) and zarr metadata: give the folder "
+            "that holds them, or one data file"
         )
     raise InputError(f"{path}: unknown kind of file {path.suffix or '(no extension)'!r}; known: {known}")

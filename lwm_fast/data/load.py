@@ -40,9 +40,10 @@ def load_channels(
     """Channels from a DeepMIMO scenario, an array file, an array or a loaded dataset.
 
     Args:
-        source: path of a DeepMIMO v3 or v4 scenario folder, of a .h5/.hdf5, .mat, .npy, .npz, .pt or zarr
-            file, or of a file written by `Channels.save`; a numpy array or torch tensor; a DeepMIMO v4
-            `Dataset` or `MacroDataset`; `Channels`.
+        source: path of a DeepMIMO v3 or v4 scenario folder, of a ray store (`lwm-fast synth`; its rays are
+            read into memory), of a .h5/.hdf5, .mat, .npy, .npz, .pt or zarr file, or of a file written by
+            `Channels.save`; a numpy array or torch tensor; a DeepMIMO v4 `Dataset` or `MacroDataset`;
+            `Channels`.
         num_antennas: for rays (DeepMIMO) the array to build, one number or (horizontal, vertical), default
             32; for finished csi the size that the source must have.
         num_subcarriers: likewise, default 32.

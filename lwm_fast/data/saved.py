@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MARK = "lwm_fast_channels"  # attribute that holds the format version
 _VERSION = 1
+# Every dataset starts at a multiple of its largest item, so that it can be memory-mapped and read in place.
+_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 8}
 _COLUMNS = ("los", "pos", "labels", "user_index")
 
 
@@ -28,13 +30,30 @@ def save_channels(channels: Channels, path: Path) -> Path:
     import h5py
 
     try:
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-            _write(channels, file)
+        with atomic_path(path) as temporary:
+            if channels.rays is not None:
+                temporary.write_bytes(_image(channels))
+            else:
+                with h5py.File(temporary, "w", **_ALIGNED) as file:
+                    _write(channels, file)
     except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
         raise InputError(
             f"{path}: writing failed ({error}); nothing was left behind: free space or choose another folder"
         ) from error
     return path
+
+
+def _image(channels: Channels) -> bytes:
+    """The file's bytes, for rays, which are in memory anyway: plain writing fails cleanly on a full disk.
+
+    HDF5 itself meets a full disk while it closes the file, and then cannot even close it.
+    """
+    import h5py
+
+    with h5py.File("image", "w", driver="core", backing_store=False, **_ALIGNED) as file:
+        _write(channels, file)
+        file.flush()
+        return bytes(file.id.get_file_image())
 
 
 def _write(channels: Channels, file: Any) -> None:

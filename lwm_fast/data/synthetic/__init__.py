@@ -28,6 +28,7 @@ __all__ = ["StreetLayout", "street_map", "synthetic_streets"]
 
 CARRIER_RANGE = (0.5e9, 100e9)  # Hz; P.2040 fits its facades from 1 to 100 GHz, its ground up to 10 GHz
 _POINTS_AT_ONCE = 8192  # of the user sequence; bounds memory
+_FEWEST_POINTS = 64
 
 
 def synthetic_streets(
@@ -127,8 +128,10 @@ def _serve(cell: Cell, num_users: int, carrier_frequency: float, points_at_once:
     rays, los, pos, index = [], [], [], []
     placed, found, start = 0, 0, 0
     while found < num_users:
-        users = cell.users(start, start + points_at_once)
-        start += points_at_once
+        # Rarely more than twice the users wanted: a small call should not trace thousands to drop them.
+        points = min(points_at_once, max(_FEWEST_POINTS, 3 * (num_users - found)))
+        users = cell.users(start, start + points)
+        start += points
         paths = cell.paths(users)
         valid = np.unique(paths.user)[: num_users - found]
         if len(valid):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwm_fast.data.synthetic.gains import Paths, gains
+from lwm_fast.data.synthetic.gains import SPEED_OF_LIGHT, Paths, gains
 from lwm_fast.data.synthetic.streets import F64, Bool, StreetLayout, Town, draw_town, inside_boxes
 from lwm_fast.data.synthetic.trace import Tracer
 from lwm_fast.errors import InputError
@@ -17,6 +17,7 @@ _STATION_TRIES = 100
 _STATION_POINTS = 512  # tried for each
 _PROBE_USERS = 1024
 _FEWEST_PROBES = 256  # with a path within the radius, or the share would be a guess
+_CLEARLY_DB = 0.01  # above the threshold, so that rounding cannot decide
 _NEAREST_USER = 3.0  # m from the base station
 # Steps of the plane-filling sequence that spreads users evenly at any number of them: with g the real root
 # of g^3 = g + 1, the k-th point is (k / g, k / g^2) modulo 1, a two-dimensional golden-ratio sequence.
@@ -66,6 +67,20 @@ class Cell:
         first = np.searchsorted(user, user)
         return paths.select(strong[gain >= gain[first] - self.layout.dynamic_range_db])
 
+    def reached(self, users: F64, seen: Bool) -> Bool:
+        """Which users [n, 3] have a path in `paths`, given which of them the base station sees.
+
+        A direct path that is strong enough answers for its user without tracing the others.
+        """
+        step = users - self.tracer.station
+        length = np.sqrt((step * step).sum(1))
+        wavelength = SPEED_OF_LIGHT / REFERENCE_CARRIER
+        free_space_db = 20 * np.log10(wavelength / (4 * np.pi * length))
+        valid: Bool = seen & (free_space_db >= self.layout.min_gain_db + _CLEARLY_DB)
+        rest = np.flatnonzero(~valid)
+        valid[rest[self.paths(users[rest]).user]] = True
+        return valid
+
 
 def draw_cell(seed: int, layout: StreetLayout) -> Cell:
     """Draw a town and place a base station whose users have the wanted line-of-sight share.
@@ -113,8 +128,7 @@ def _radius_for_share(cell: Cell, target: float) -> float | None:
     """The widest radius with the target share of line of sight, or nearly; None if none is in range."""
     users = _first_users(cell, _PROBE_USERS)
     seen = cell.tracer.line_of_sight(users)
-    valid: Bool = np.zeros(len(users), np.bool_)
-    valid[cell.paths(users).user] = True
+    valid = cell.reached(users, seen)
     distance = np.sqrt(
         (users[:, 0] - cell.tracer.station[0]) ** 2 + (users[:, 1] - cell.tracer.station[1]) ** 2
     )

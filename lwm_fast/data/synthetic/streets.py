@@ -22,7 +22,6 @@ Bool: TypeAlias = npt.NDArray[np.bool_]
 Range: TypeAlias = tuple[float, float]
 
 FACADES = ("concrete", "brick", "glass")
-_FACADE_SHARES = (0.5, 0.35, 0.15)
 _ALLEY = (2.5, 6.0)  # m between two buildings of one block
 _SMALLEST_SIDE = 6.0  # m
 _NARROWEST_STREET = 4.0  # m
@@ -46,6 +45,7 @@ class StreetLayout:
         cell_radius: users lie within a disc around the base station whose radius is in this range.
         los_share: line-of-sight share, among users with a path, that the radius is chosen for.
         num_scatterers: point scatterers (signs, vehicles, trees) in the streets.
+        facade_shares: weights with which a building is of concrete, brick or glass.
         min_gain_db: paths with less gain than this at 3.5 GHz are dropped.
         dynamic_range_db: so are paths this far below the user's strongest.
     """
@@ -61,6 +61,7 @@ class StreetLayout:
     cell_radius: Range = (65.0, 140.0)
     los_share: Range = (0.54, 0.66)
     num_scatterers: int = 40
+    facade_shares: tuple[float, float, float] = (0.5, 0.35, 0.15)
     min_gain_db: float = -112.0
     dynamic_range_db: float = 30.0
 
@@ -95,6 +96,15 @@ class StreetLayout:
             raise InputError(
                 f"StreetLayout.setback ({self.setback}) and num_scatterers ({self.num_scatterers}) "
                 "must be 0 or more"
+            )
+        if (
+            len(self.facade_shares) != len(FACADES)
+            or min(self.facade_shares) < 0
+            or not sum(self.facade_shares) > 0
+        ):
+            raise InputError(
+                f"StreetLayout.facade_shares is {self.facade_shares}: give a weight of 0 or more for each of "
+                f"{', '.join(FACADES)}, not all 0"
             )
         if 2 * self.setback + _SMALLEST_SIDE > self.block_size[0]:
             raise InputError(
@@ -146,9 +156,10 @@ def draw_town(rng: np.random.Generator, layout: StreetLayout) -> Town:
     town = np.array(boxes, np.float64).reshape(-1, 6)
     num_buildings = len(town)
     extent = (edges[0][2], edges[1][2])
+    weights = np.array(layout.facade_shares)
     return Town(
         boxes=town,
-        facade=rng.choice(len(FACADES), num_buildings, p=_FACADE_SHARES),
+        facade=rng.choice(len(FACADES), num_buildings, p=weights / weights.sum()),
         facade_loss_db=rng.uniform(0.0, 4.0, num_buildings),
         scatterers=_draw_scatterers(rng, town, extent, layout),
         cross_section=rng.lognormal(np.log(6.0), 0.8, layout.num_scatterers),
