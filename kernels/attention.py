@@ -3,11 +3,16 @@
 Every LWM sequence is a CLS token and 2^k patches, so tiles over whole sequences would waste up to half of
 their rows. CLS is split off: as a key it starts the online softmax of every row (a rank-1 term in float32), as
 a query it is one row of its own program; the patches then fill their tiles exactly, and only other lengths
-pay for a masked last tile. Tiles do not depend on the batch, so neither do the bits of a sequence's result.
+pay for masked rows: the keys that no whole tile holds are taken 16 at a time, by the sequence's own length.
+
+Batches of short sequences take a shorter tile of queries. It changes no bit: keys are taken in the same tiles,
+and in both the same warps hold a query's scores in the same lanes (two warps keep sm_90 from its warp-group
+products, which need four). The compile test compares the layouts.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,21 +21,30 @@ from torch import Tensor
 
 from lwm_fast.errors import InputError
 
-from .runtime import Variant, compute_dtype, dot_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import (  # noqa: TID251
+    Variant,
+    compute_dtype,
+    dot_dtype,
+    jit,
+    operator,
+    pointer_type,
+    short_name,
+    tl,
+    triton,
+    uses_triton,
+)
+from .tuned import Tile, lookup  # noqa: TID251
 
-MAX_HEAD_DIM = 64
+# The backward weighs by exp(score - lse), and rounding lse to float32 is a larger error than all of a score of
+# one or two terms has: under three, gradients reach 2.9 times plain torch's error.
+MIN_HEAD_DIM, MAX_HEAD_DIM = 3, 64
 LOG2E = 1.4426950408889634
 _LN2 = tl.constexpr(0.6931471805599453)
 
-# (BLOCK_M queries, BLOCK_N keys, warps, stages) by (padded head_dim, bytes of an activation): not yet measured.
-_CONFIGS = {
-    (16, 2): (128, 64, 4, 3),
-    (32, 2): (128, 64, 4, 3),
-    (64, 2): (64, 64, 4, 2),
-    (16, 4): (64, 32, 4, 2),
-    (32, 4): (64, 32, 4, 2),
-    (64, 4): (32, 16, 4, 1),
-}
+SHORT = 32  # queries of a program where no sequence has more patches
+TAIL = 16  # keys at a time past the last whole tile: the least that a matrix instruction takes
+_TAIL = tl.constexpr(TAIL)
+_GRID_LIMITS = (1 << 31) - 1, 65_535  # programs on axes 0 and 1
 
 
 @jit
@@ -99,8 +113,8 @@ def _patch_queries(
         acc, peak, mass = _keys_step(
             acc, peak, mass, q, k_at, v_at, n, length, score_scale, STRIDE, HEAD_DIM, D, DT, False
         )
-    for start in range(whole, length, BLOCK_N):  # the part of a tile that other lengths end in
-        n = start + tl.arange(0, BLOCK_N)
+    for start in range(whole, length, _TAIL):
+        n = start + tl.arange(0, _TAIL)
         acc, peak, mass = _keys_step(
             acc, peak, mass, q, k_at, v_at, n, length, score_scale, STRIDE, HEAD_DIM, D, DT, True
         )
@@ -111,10 +125,10 @@ def _patch_queries(
 
 
 @jit
-def _cls_query(
+def cls_query(
     q_at: tl.tensor, k_at: tl.tensor, v_at: tl.tensor, out_at: tl.tensor, lse_at: tl.tensor,
     length: tl.tensor, score_scale: tl.tensor, STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_N: tl.constexpr, WITH_LSE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Each of BLOCK_N lanes keeps its own softmax over every BLOCK_N-th key; they are merged once, at the end."""
     e = tl.arange(0, D)
@@ -140,7 +154,8 @@ def _cls_query(
     total = tl.sum(mass * weight, 0) + p_cls
     y = (tl.sum(acc * weight[:, None], 0) + p_cls * load_row(v_at, HEAD_DIM, D)) / total
     tl.store(out_at + e, y.to(out_at.dtype.element_ty), mask=e < HEAD_DIM)
-    tl.store(lse_at, (top + tl.log2(total)) * _LN2)
+    if WITH_LSE:
+        tl.store(lse_at, (top + tl.log2(total)) * _LN2)
 
 
 @jit
@@ -161,9 +176,10 @@ def _attention_fwd_kernel(
     lse_at = lse + head.to(tl.int64) * num_tokens + row
     if tl.program_id(1) == tl.num_programs(1) - 1:
         if length > 0:
-            _cls_query(
-                q_at, k_at, v_at, out_at, lse_at, length, score_scale, 3 * H * HEAD_DIM, HEAD_DIM, D, BLOCK_N
-            )
+            cls_query(
+                q_at, k_at, v_at, out_at, lse_at, length, score_scale, 3 * H * HEAD_DIM, HEAD_DIM, D, BLOCK_N,
+                True,
+            )  # fmt: skip
     else:
         first = 1 + tl.program_id(1) * BLOCK_M
         if first < length:
@@ -204,8 +220,12 @@ def _attention_plain(qkv: Tensor, cu_seqlens: Tensor, scale: float) -> tuple[Ten
     for first, last, length in equal_runs(cu_seqlens):
         q, k, v = (by_head(x, length) for x in qkv[first:last].to(dtype).unbind(1))
         s = q @ k.mT * scale  # [n, H, S, S]
-        out[first:last] = (s.softmax(-1) @ v).transpose(1, 2).flatten(0, 1)
-        lse[:, first:last] = s.logsumexp(-1).transpose(0, 1).flatten(1)
+        peak = s.amax(-1, keepdim=True)
+        p = (s - peak).exp()
+        mass = p.sum(-1, keepdim=True)
+        # Weights are rounded to the dtype of the values for the product, as in the kernel, but not their sum.
+        out[first:last] = (p.to(qkv.dtype).to(dtype) @ v / mass).transpose(1, 2).flatten(0, 1)
+        lse[:, first:last] = (peak + mass.log())[..., 0].transpose(0, 1).flatten(1)
     return out, lse
 
 
@@ -217,23 +237,41 @@ def padded_head_dim(head_dim: int) -> int:
     return 16 if head_dim <= 16 else 1 << (head_dim - 1).bit_length()
 
 
+def tile_for(op: str, padded: int, itemsize: int, max_seqlen: int, arch: int | None = None) -> Tile:
+    """The tile of `op` in this batch. float32 has one: its products run in layouts that follow the tile."""
+    tile = lookup(op, padded, itemsize, arch)
+    short = itemsize == 2 and tile.warps == 2 and max_seqlen <= 1 + SHORT < tile.rows
+    return replace(tile, rows=SHORT) if short else tile
+
+
+def grid_of(op: str, num_sequences: int, num_heads: int, max_seqlen: int, rows: int) -> tuple[int, int]:
+    """(sequences x heads, tiles of `rows` patches and one program for CLS). Raises what no launch can hold."""
+    grid = (num_sequences * num_heads, triton.cdiv(max(max_seqlen - 1, 0), rows) + 1)
+    if grid[0] > _GRID_LIMITS[0] or grid[1] > _GRID_LIMITS[1]:
+        raise InputError(
+            f"{op}: {num_sequences} sequences x {num_heads} heads of up to {max_seqlen} tokens need a grid of "
+            f"{grid}, more than {_GRID_LIMITS}: split the batch"
+        )
+    return grid
+
+
 def _launch(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> tuple[Tensor, Tensor]:
     total, _, num_heads, head_dim = qkv.shape
     out = torch.empty((total, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((num_heads, total), dtype=torch.float32, device=qkv.device)
     padded = padded_head_dim(head_dim)
-    block_m, block_n, num_warps, num_stages = _CONFIGS[padded, qkv.element_size()]
+    tile = tile_for("attention", padded, qkv.element_size(), max_seqlen)
     if total:
-        grid = ((cu_seqlens.numel() - 1) * num_heads, triton.cdiv(max_seqlen - 1, block_m) + 1)
+        grid = grid_of("attention", cu_seqlens.numel() - 1, num_heads, max_seqlen, tile.rows)
         _attention_fwd_kernel[grid](
             qkv.contiguous(), out, lse, cu_seqlens.contiguous(), total, scale * LOG2E,
-            H=num_heads, HEAD_DIM=head_dim, D=padded, BLOCK_M=block_m, BLOCK_N=block_n,
-            DT=dot_dtype(qkv.dtype), num_warps=num_warps, num_stages=num_stages,
+            H=num_heads, HEAD_DIM=head_dim, D=padded, BLOCK_M=tile.rows, BLOCK_N=tile.steps,
+            DT=dot_dtype(qkv.dtype), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     return out, lse
 
 
-def _check_cu_seqlens(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
+def check_cu_seqlens(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
     """Only where reading cu_seqlens costs nothing: on a GPU it would wait for the device."""
     lengths = cu_seqlens.diff()
     if (
@@ -254,14 +292,10 @@ def _check_cu_seqlens(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
         )
 
 
-@torch.library.custom_op(
-    "lwm_fast::attention",
-    mutates_args=(),
-    schema="(Tensor qkv, Tensor cu_seqlens, SymInt max_seqlen, float scale) -> (Tensor, Tensor)",
-)
+@operator("attention", "(Tensor qkv, Tensor cu_seqlens, SymInt max_seqlen, float scale) -> (Tensor, Tensor)")
 def attention_op(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> tuple[Tensor, Tensor]:
     if not cu_seqlens.is_cuda:
-        _check_cu_seqlens(cu_seqlens, qkv.shape[0], max_seqlen)
+        check_cu_seqlens(cu_seqlens, qkv.shape[0], max_seqlen)
     if uses_triton(qkv):
         return _launch(qkv, cu_seqlens, max_seqlen, scale)
     return _attention_plain(qkv, cu_seqlens, scale)
@@ -274,30 +308,33 @@ def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> tuple[T
     return qkv.new_empty((total, num_heads, head_dim)), lse
 
 
-def shipped() -> list[tuple[str, torch.dtype, dict[str, Any]]]:
-    """(name, dtype, sizes) of every shape that is compiled in advance: both models' heads, and wide ones."""
+def shipped(op: str, arch: int | None) -> list[tuple[str, torch.dtype, dict[str, Any], Tile]]:
+    """(name, dtype, sizes, tile) of what is compiled in advance: both models' heads, and the widest."""
     found = []
-    for head_dim, num_heads in ((5, 12), (16, 8), (32, 4), (64, 4)):
+    for head_dim, num_heads in ((5, 12), (16, 8), (64, 4)):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            name = f"d={head_dim} {str(dtype).removeprefix('torch.')}"
+            if head_dim == MAX_HEAD_DIM and dtype == torch.float16:
+                continue
             padded = padded_head_dim(head_dim)
             sizes = {"H": num_heads, "HEAD_DIM": head_dim, "D": padded, "DT": dot_dtype(dtype)}
-            found.append((name, dtype, sizes))
+            tiles = {n: tile_for(op, padded, dtype.itemsize, n, arch) for n in (1 + SHORT, 4097)}
+            name = f"d={head_dim} {short_name(dtype)}"
+            found.append((name, dtype, sizes, tiles[4097]))
+            if tiles[1 + SHORT] != tiles[4097] and head_dim < MAX_HEAD_DIM:
+                found.append((f"{name} short", dtype, sizes, tiles[1 + SHORT]))
     return found
 
 
-def variants() -> list[Variant]:
+def variants(arch: int | None = None) -> list[Variant]:
     """Every shipped compilation of the forward."""
     found = []
-    for name, dtype, sizes in shipped():
+    for name, dtype, sizes, tile in shipped("attention", arch):
         act = pointer_type(dtype)
         types = {
             "qkv": act, "out": act, "lse": "*fp32", "cu_seqlens": "*i32", "num_tokens": "i32",
             "score_scale": "fp32",
         }  # fmt: skip
-        block_m, block_n, num_warps, num_stages = _CONFIGS[sizes["D"], dtype.itemsize]
-        tiles = {**sizes, "BLOCK_M": block_m, "BLOCK_N": block_n}
-        found.append(
-            Variant(f"attention fwd {name}", _attention_fwd_kernel, types, tiles, num_warps, num_stages)
-        )
+        tiles = {**sizes, "BLOCK_M": tile.rows, "BLOCK_N": tile.steps}
+        label = f"attention fwd {name}"
+        found.append(Variant(label, _attention_fwd_kernel, types, tiles, tile.warps, tile.stages))
     return found

@@ -14,28 +14,30 @@ from torch import Tensor
 
 from .attention import (  # noqa: TID251
     LOG2E,
+    TAIL,
     attention_op,
     by_head,
     equal_runs,
+    grid_of,
     load_row,
     load_rows,
     padded_head_dim,
     shipped,
+    tile_for,
 )
-from .runtime import Variant, compute_dtype, dot_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import (  # noqa: TID251
+    Variant,
+    compute_dtype,
+    dot_dtype,
+    jit,
+    operator,
+    pointer_type,
+    tl,
+    uses_triton,
+)
 
 _LOG2E = tl.constexpr(LOG2E)
-
-# (rows that a program owns, rows that it visits, warps, stages), by (padded head_dim, bytes of an activation):
-# not yet measured.
-_CONFIGS = {
-    (16, 2): (64, 64, 4, 2),
-    (32, 2): (64, 32, 4, 2),
-    (64, 2): (64, 32, 4, 1),
-    (16, 4): (32, 32, 4, 1),
-    (32, 4): (32, 32, 4, 1),
-    (64, 4): (32, 16, 4, 1),
-}
+_TAIL = tl.constexpr(TAIL)
 
 
 @jit
@@ -58,8 +60,8 @@ def _dq_step(
 @jit
 def _dkv_step(
     dk: tl.tensor, dv: tl.tensor, k: tl.tensor, v: tl.tensor, q_at: tl.tensor, do_at: tl.tensor,
-    lse_at: tl.tensor, delta_at: tl.tensor, m: tl.tensor, end: tl.tensor, score_scale: tl.tensor,
-    STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, DT: tl.constexpr,
+    lse_at: tl.tensor, delta_at: tl.tensor, m: tl.tensor, end: tl.tensor, score_scale: tl.tensor, STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr, DT: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     q = load_rows(q_at, m, end, STRIDE, HEAD_DIM, D, MASKED).to(DT)
@@ -107,8 +109,8 @@ def _patch_dq(
         dq = _dq_step(
             dq, q, do, lse, delta, k_at, v_at, n, length, score_scale, STRIDE, HEAD_DIM, D, DT, False
         )
-    for start in range(whole, length, VISIT):
-        n = start + tl.arange(0, VISIT)
+    for start in range(whole, length, _TAIL):
+        n = start + tl.arange(0, _TAIL)
         dq = _dq_step(
             dq, q, do, lse, delta, k_at, v_at, n, length, score_scale, STRIDE, HEAD_DIM, D, DT, True
         )
@@ -174,8 +176,8 @@ def _patch_dkv(
             dk, dv, k, v, q_at, do_at, lse_at, delta_at, m, length, score_scale,
             STRIDE, OUT_STRIDE, HEAD_DIM, D, DT, False,
         )  # fmt: skip
-    for start in range(whole, length, VISIT):
-        m = start + tl.arange(0, VISIT)
+    for start in range(whole, length, _TAIL):
+        m = start + tl.arange(0, _TAIL)
         dk, dv = _dkv_step(
             dk, dv, k, v, q_at, do_at, lse_at, delta_at, m, length, score_scale,
             STRIDE, OUT_STRIDE, HEAD_DIM, D, DT, True,
@@ -310,12 +312,12 @@ def _launch(
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     delta = torch.empty(lse.shape, dtype=torch.float32, device=qkv.device)
     padded = padded_head_dim(head_dim)
-    own, visit, num_warps, num_stages = _CONFIGS[padded, qkv.element_size()]
+    tile = tile_for("attention_backward", padded, qkv.element_size(), max_seqlen)
     if total:
-        grid = ((cu_seqlens.numel() - 1) * num_heads, triton.cdiv(max_seqlen - 1, own) + 1)
+        grid = grid_of("attention", cu_seqlens.numel() - 1, num_heads, max_seqlen, tile.rows)
         tiles = {
-            "H": num_heads, "HEAD_DIM": head_dim, "D": padded, "OWN": own, "VISIT": visit,
-            "DT": dot_dtype(qkv.dtype), "num_warps": num_warps, "num_stages": num_stages,
+            "H": num_heads, "HEAD_DIM": head_dim, "D": padded, "OWN": tile.rows, "VISIT": tile.steps,
+            "DT": dot_dtype(qkv.dtype), "num_warps": tile.warps, "num_stages": tile.stages,
         }  # fmt: skip
         _attention_dq_kernel[grid](
             qkv, out, dout, lse, lse if dlse is None else dlse.contiguous(), delta, dqkv, cu_seqlens, total,
@@ -327,10 +329,9 @@ def _launch(
     return dqkv
 
 
-@torch.library.custom_op(
-    "lwm_fast::attention_backward",
-    mutates_args=(),
-    schema="(Tensor dout, Tensor? dlse, Tensor qkv, Tensor out, Tensor lse, Tensor cu_seqlens, "
+@operator(
+    "attention_backward",
+    "(Tensor dout, Tensor? dlse, Tensor qkv, Tensor out, Tensor lse, Tensor cu_seqlens, "
     "SymInt max_seqlen, float scale) -> Tensor",
 )
 def attention_backward_op(
@@ -369,22 +370,21 @@ def _backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
 attention_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def variants() -> list[Variant]:
+def variants(arch: int | None = None) -> list[Variant]:
     """Every shipped compilation of the backward."""
     found = []
-    for name, dtype, sizes in shipped():
+    for name, dtype, sizes, tile in shipped("attention_backward", arch):
         act = pointer_type(dtype)
         common = {
             "qkv": act, "dout": act, "lse": "*fp32", "delta": "*fp32", "dqkv": act, "cu_seqlens": "*i32",
             "num_tokens": "i32", "score_scale": "fp32", "scale": "fp32",
         }  # fmt: skip
-        own, visit, num_warps, num_stages = _CONFIGS[sizes["D"], dtype.itemsize]
-        tiles = {**sizes, "OWN": own, "VISIT": visit}
+        tiles = {**sizes, "OWN": tile.rows, "VISIT": tile.steps}
         dq = {**common, "out": act, "dlse": "*fp32"}
         for kind, kernel, types, extra in (
             ("dq", _attention_dq_kernel, dq, {"HAS_DLSE": False}),
             ("dkv", _attention_dkv_kernel, common, {}),
         ):
             label = f"attention {kind} {name}"
-            found.append(Variant(label, kernel, types, {**tiles, **extra}, num_warps, num_stages))
+            found.append(Variant(label, kernel, types, {**tiles, **extra}, tile.warps, tile.stages))
     return found

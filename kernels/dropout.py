@@ -3,7 +3,8 @@
 Philox-4x32-10, stream 4 (the package's philox module). Word w of a token and layer has the counter
 (sample low, sample high, epoch, 4 << 24 | layer << 20 | token * words / 4 + w / 4), lane w % 4, where a token
 has `words` = 2 D + F words in one layer: D after the attention projection, F in the hidden layer, D at the end.
-The 20 bits hold 5,461 tokens of v1.1 and 10,922 of v1.0, beyond which a token shares draws with the next layer.
+The 20 bits hold 5,461 tokens of v1.1 and 10,922 of v1.0 (`max_tokens`); the public ops refuse longer sequences
+where they are told the length.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from .runtime import jit, tl  # noqa: TID251
 MAX_LAYERS = 16
 _LAYER_SHIFT = 20
 _LOW = 0xFFFFFFFF
+
+
+def max_tokens(words: int) -> int:
+    """Tokens of a sequence whose draws stay apart from those of the next layer, with `words` a token."""
+    return (1 << _LAYER_SHIFT) // (words // 4)
 
 
 @dataclass(frozen=True)

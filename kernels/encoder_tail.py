@@ -7,6 +7,9 @@
 A tile of attn and x is read once and y written once; a and the hidden layer never leave the chip. The hidden
 layer goes through registers in blocks of BLOCK_F features. Each row sees the same products in the same order
 wherever its tile is, so a token's result does not depend on packing.
+
+The dtype of attn is that of the products; x and y, the residual stream, share a dtype of their own, so that
+bfloat16 products can keep a float32 stream. `encoder_tail_cls` runs the same kernel on the CLS rows alone.
 """
 
 from __future__ import annotations
@@ -19,8 +22,6 @@ from torch import Tensor
 from .dropout import Dropout, keep_block  # noqa: TID251
 from .encoder_tail_backward import encoder_tail_backward_op  # noqa: TID251
 from .encoder_tail_parts import (  # noqa: TID251
-    DRAW_TYPES,
-    FORWARD_CONFIGS,
     Weights,
     attention_half,
     draw_arguments,
@@ -30,27 +31,34 @@ from .encoder_tail_parts import (  # noqa: TID251
     sizes,
 )
 from .norm import NORM_EPS, centre, centre_rows  # noqa: TID251
-from .runtime import Variant, compute_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import Variant, compute_dtype, jit, operator, tl, triton, uses_triton  # noqa: TID251
+from .tuned import lookup  # noqa: TID251
 
 
 @jit
 def _encoder_tail_fwd_kernel(
     attn: tl.tensor, x: tl.tensor, w_out: tl.tensor, b_out: tl.tensor, alpha1: tl.tensor, bias1: tl.tensor,
     w1: tl.tensor, b1: tl.tensor, w2: tl.tensor, b2: tl.tensor, alpha2: tl.tensor, bias2: tl.tensor,
-    y: tl.tensor, num_tokens: tl.tensor, residual: tl.tensor, sample_id: tl.tensor, token_id: tl.tensor,
-    seed: tl.tensor, epoch: tl.tensor, stream_layer: tl.tensor, threshold: tl.tensor,
-    keep_scale: tl.tensor, HD: tl.constexpr, HD_PAD: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
-    NORM2: tl.constexpr, DROPOUT: tl.constexpr, DOT: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_F: tl.constexpr,
+    y: tl.tensor, cu_seqlens: tl.tensor, num_x: tl.tensor, num_tokens: tl.tensor, residual: tl.tensor,
+    sample_id: tl.tensor, token_id: tl.tensor, seed: tl.tensor, epoch: tl.tensor, stream_layer: tl.tensor,
+    threshold: tl.tensor, keep_scale: tl.tensor, HD: tl.constexpr, HD_PAD: tl.constexpr, D: tl.constexpr,
+    F: tl.constexpr, NORM2: tl.constexpr, DROPOUT: tl.constexpr, CLS: tl.constexpr, DOT: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Row i of attn and y goes with row i of x or, if CLS, with row cu_seqlens[i] of its num_x."""
     d = tl.arange(0, D)[None, :]
     f = tl.arange(0, BLOCK_F)
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     valid = row < num_tokens
     sample, block = dropout_rows(sample_id, token_id, row, valid, stream_layer, D, F, DROPOUT)
+    x_row = row
+    x_valid = valid
+    if CLS:
+        x_row = tl.load(cu_seqlens + row, mask=valid, other=0).to(tl.int64)
+        x_valid = valid & (x_row < num_x)  # an empty last sequence begins past the end
     z, _, r = attention_half(
-        attn, x, w_out, b_out, row, valid, d, residual, sample, block, seed, epoch, threshold, keep_scale,
-        HD, HD_PAD, D, BLOCK_T, DROPOUT, DOT,
+        attn, x, w_out, b_out, row, valid, x_row, x_valid, d, residual, sample, block, seed, epoch, threshold,
+        keep_scale, HD, HD_PAD, D, BLOCK_T, DROPOUT, DOT,
     )  # fmt: skip
     a = tl.load(alpha1 + d).to(tl.float32) * z * r[:, None] + tl.load(bias1 + d).to(tl.float32)
     rounded = a.to(DOT)
@@ -76,19 +84,30 @@ def _encoder_tail_fwd_kernel(
     tl.store(y + row[:, None] * D + d, out.to(y.dtype.element_ty), mask=valid[:, None])
 
 
-def _launch_forward(attn: Tensor, x: Tensor, w: Weights, residual: float, draws: Dropout | None) -> Tensor:
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block_t, block_f, num_warps, num_stages = FORWARD_CONFIGS[x.shape[1], x.element_size()]
-    if len(x):
-        _encoder_tail_fwd_kernel[(triton.cdiv(len(x), block_t),)](
-            attn.contiguous(), x.contiguous(), *w.tensors(), y, len(x), residual, *draw_arguments(draws, x),
-            **sizes(attn, x, w), DROPOUT=draws is not None, BLOCK_T=block_t, BLOCK_F=block_f,
-            num_warps=num_warps, num_stages=num_stages,
+def launch_forward(
+    attn: Tensor,
+    x: Tensor,
+    w: Weights,
+    residual: float,
+    draws: Dropout | None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """y, one row for each of attn."""
+    y = torch.empty((len(attn), x.shape[1]), dtype=x.dtype, device=x.device)
+    tile = lookup("encoder_tail", x.shape[1], attn.element_size())
+    if len(y):
+        _encoder_tail_fwd_kernel[(triton.cdiv(len(y), tile.rows),)](
+            attn.contiguous(), x.contiguous(), *w.tensors(), y,
+            x if cu_seqlens is None else cu_seqlens.contiguous(), len(x), len(y), residual,
+            *draw_arguments(draws, x), **sizes(attn, x, w), DROPOUT=draws is not None,
+            CLS=cu_seqlens is not None, BLOCK_T=tile.rows, BLOCK_F=tile.steps, num_warps=tile.warps,
+            num_stages=tile.stages,
         )  # fmt: skip
     return y
 
 
-def _plain(attn: Tensor, x: Tensor, w: Weights, residual: float, draws: Dropout | None) -> Tensor:
+def plain_forward(attn: Tensor, x: Tensor, w: Weights, residual: float, draws: Dropout | None) -> Tensor:
+    """The twin rounds where the kernel does: the operands of products, to the dtype of attn."""
     dtype = compute_dtype(attn.dtype, x.dtype, w.w_out.dtype)
     w = w.to(dtype)
     dim, ffn = x.shape[1], w.w1.shape[0]
@@ -96,22 +115,24 @@ def _plain(attn: Tensor, x: Tensor, w: Weights, residual: float, draws: Dropout 
     u = drop_plain(attn.to(dtype) @ w.w_out.T + w.b_out, draws, 0, words)
     z, std = centre(residual * x.to(dtype) + u)
     a = w.alpha1 * z / (std + NORM_EPS) + w.bias1
-    h = drop_plain(torch.relu(a @ w.w1.T + w.b1), draws, dim, words)
-    out = h @ w.w2.T + w.b2
+    h = drop_plain(torch.relu(a.to(attn.dtype).to(dtype) @ w.w1.T + w.b1), draws, dim, words)
+    out = h.to(attn.dtype).to(dtype) @ w.w2.T + w.b2
     if w.alpha2 is None or w.bias2 is None:
         return (a + drop_plain(out, draws, dim + ffn, words)).to(x.dtype)
     z, std = centre(a + out)
     return (w.alpha2 * z / (std + NORM_EPS) + w.bias2).to(x.dtype)
 
 
-@torch.library.custom_op(
-    "lwm_fast::encoder_tail",
-    mutates_args=(),
-    schema=(
-        "(Tensor attn, Tensor x, Tensor w_out, Tensor b_out, Tensor alpha1, Tensor bias1, Tensor w1, Tensor b1, "
-        "Tensor w2, Tensor b2, Tensor? alpha2, Tensor? bias2, Tensor? sample_id, Tensor? token_id, "
-        "float residual, float dropout, int seed, int epoch, int layer) -> Tensor"
-    ),
+WEIGHTS_SCHEMA = (
+    "Tensor w_out, Tensor b_out, Tensor alpha1, Tensor bias1, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+    "Tensor? alpha2, Tensor? bias2, "
+)
+
+
+@operator(
+    "encoder_tail",
+    f"(Tensor attn, Tensor x, {WEIGHTS_SCHEMA}Tensor? sample_id, Tensor? token_id, float residual, float dropout, "
+    "int seed, int epoch, int layer) -> Tensor",
 )
 def encoder_tail_op(
     attn: Tensor, x: Tensor, w_out: Tensor, b_out: Tensor, alpha1: Tensor, bias1: Tensor, w1: Tensor, b1: Tensor,
@@ -122,7 +143,7 @@ def encoder_tail_op(
     draws = None
     if dropout > 0 and sample_id is not None and token_id is not None:
         draws = Dropout(dropout, seed, epoch, layer, sample_id, token_id)
-    return (_launch_forward if uses_triton(x) else _plain)(attn, x, w, residual, draws)
+    return (launch_forward if uses_triton(x) else plain_forward)(attn, x, w, residual, draws)
 
 
 @encoder_tail_op.register_fake
@@ -153,25 +174,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 encoder_tail_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def variants() -> list[Variant]:
-    """Every shipped compilation of the forward."""
+def variants(arch: int | None = None) -> list[Variant]:
+    """Every shipped compilation of the forward; CLS rows are inference, without dropout."""
     found = []
-    for name, dtype, _, constexprs in shipped():
-        config = FORWARD_CONFIGS[constexprs["D"], dtype.itemsize]
-        act = pointer_type(dtype)
-        weights = dict.fromkeys(("w_out", "w1", "w2"), act)
-        vectors = dict.fromkeys(("b_out", "alpha1", "bias1", "b1", "b2", "alpha2", "bias2"), "*fp32")
-        types = {"attn": act, "x": act, "y": act, "num_tokens": "i32", "residual": "fp32"}
-        types |= weights | vectors | DRAW_TYPES
-        tile = {"BLOCK_T": config[0], "BLOCK_F": config[1]}
-        found.append(
-            Variant(
-                f"encoder_tail fwd {name}",
-                _encoder_tail_fwd_kernel,
-                types,
-                constexprs | tile,
-                config[2],
-                config[3],
+    for name, dtype, types, constexprs in shipped():
+        tile = lookup("encoder_tail", constexprs["D"], dtype.itemsize, arch)
+        types = types | {"y": types["x"], "cu_seqlens": "*i32", "num_x": "i32"}
+        for kind, dropout, cls in (("fwd", False, False), ("fwd", True, False), ("cls", False, True)):
+            flags = {"DROPOUT": dropout, "CLS": cls, "BLOCK_T": tile.rows, "BLOCK_F": tile.steps}
+            label = f"encoder_tail {kind} {name}{' dropout' if dropout else ''}"
+            found.append(
+                Variant(label, _encoder_tail_fwd_kernel, types, constexprs | flags, tile.warps, tile.stages)
             )
-        )
     return found

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from .dropout import Dropout, keep_block, keep_plain  # noqa: TID251
 from .encoder_tail_parts import (  # noqa: TID251
-    BACKWARD_CONFIGS,
-    DRAW_TYPES,
     Weights,
     attention_half,
     draw_arguments,
@@ -26,7 +24,8 @@ from .encoder_tail_parts import (  # noqa: TID251
     sizes,
 )
 from .norm import NORM_EPS, centre, centre_backward, centre_rows, norm_rows_backward  # noqa: TID251
-from .runtime import Variant, compute_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import Variant, compute_dtype, jit, operator, tl, triton, uses_triton  # noqa: TID251
+from .tuned import lookup  # noqa: TID251
 
 
 @jit
@@ -50,11 +49,11 @@ def _encoder_tail_bwd_kernel(
     rows = valid[:, None]
     at = row[:, None] * D + d
     sums = partial + program * (6 * D + F)
-    act = dx.dtype.element_ty
+    act = dattn.dtype.element_ty  # of the products
     sample, block = dropout_rows(sample_id, token_id, row, valid, stream_layer, D, F, DROPOUT)
     z1, std1, r1 = attention_half(
-        attn, x, w_out, b_out, row, valid, d, residual, sample, block, seed, epoch, threshold, keep_scale,
-        HD, HD_PAD, D, BLOCK_T, DROPOUT, DOT,
+        attn, x, w_out, b_out, row, valid, row, valid, d, residual, sample, block, seed, epoch, threshold,
+        keep_scale, HD, HD_PAD, D, BLOCK_T, DROPOUT, DOT,
     )  # fmt: skip
     scale1 = tl.load(alpha1 + d).to(tl.float32)
     a = scale1 * z1 * r1[:, None] + tl.load(bias1 + d).to(tl.float32)
@@ -110,7 +109,7 @@ def _encoder_tail_bwd_kernel(
     tl.store(sums + D + column, tl.sum(da * z1 * r1[:, None], 0))
     tl.store(sums + 2 * D + column, tl.sum(da, 0))
     du = norm_rows_backward(da * scale1, z1, std1, r1, d < D, D)
-    tl.store(dx + at, (residual * du).to(act), mask=rows)
+    tl.store(dx + at, (residual * du).to(dx.dtype.element_ty), mask=rows)
     if DROPOUT:
         du = tl.where(keep_block(sample, block, seed, epoch, threshold, BLOCK_T, D), du * keep_scale, 0.0)
     tl.store(sums + column, tl.sum(du, 0))
@@ -131,16 +130,17 @@ def _launch_backward(
 ) -> _Factors:
     num_tokens, dim = x.shape
     ffn = len(w.b1)
-    block_t, block_f, num_warps, num_stages = BACKWARD_CONFIGS[dim, x.element_size()]
-    programs = triton.cdiv(num_tokens, block_t)
+    tile = lookup("encoder_tail_backward", dim, attn.element_size())
+    programs = triton.cdiv(num_tokens, tile.rows)
     widths = (attn.shape[1], dim, dim, dim, dim, ffn, ffn)
-    outputs = [torch.empty((num_tokens, n), dtype=x.dtype, device=x.device) for n in widths]
+    outputs = [torch.empty((num_tokens, n), dtype=attn.dtype, device=x.device) for n in widths]
+    outputs[1] = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     partial = torch.empty((programs, 6 * dim + ffn), dtype=torch.float32, device=x.device)
     if num_tokens:
         _encoder_tail_bwd_kernel[(programs,)](
             grad.contiguous(), attn.contiguous(), x.contiguous(), *w.tensors(), *outputs, partial, num_tokens,
             residual, *draw_arguments(draws, x), **sizes(attn, x, w), DROPOUT=draws is not None,
-            BLOCK_T=block_t, BLOCK_F=block_f, num_warps=num_warps, num_stages=num_stages,
+            BLOCK_T=tile.rows, BLOCK_F=tile.steps, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     return *outputs, partial.sum(0)
 
@@ -155,7 +155,7 @@ def _plain_backward(
     u = drop_plain(attn.to(dtype) @ w.w_out.T + w.b_out, draws, 0, words)
     z1, std1 = centre(residual * x.to(dtype) + u)
     a = w.alpha1 * z1 / (std1 + NORM_EPS) + w.bias1
-    pre = a @ w.w1.T + w.b1
+    pre = a.to(attn.dtype).to(dtype) @ w.w1.T + w.b1
     h = drop_plain(torch.relu(pre), draws, dim, words)
     dout = grad.to(dtype)
     dalpha2 = dbias2 = dout.new_zeros(dim)
@@ -177,13 +177,13 @@ def _plain_backward(
     rows = (du, da * z1 / (std1 + NORM_EPS), da, dout)
     sums = torch.cat([*(r.sum(0) for r in rows), dalpha2, dbias2, dpre.sum(0)])
     factors = (du @ w.w_out, residual * dr, du, a, dout, h, dpre)
-    return *(t.to(x.dtype) for t in factors), sums
+    dtypes = (x.dtype if i == 1 else attn.dtype for i in range(len(factors)))
+    return *(t.to(d) for t, d in zip(factors, dtypes, strict=True)), sums
 
 
-@torch.library.custom_op(
-    "lwm_fast::encoder_tail_backward",
-    mutates_args=(),
-    schema=(
+@operator(
+    "encoder_tail_backward",
+    (
         "(Tensor grad, Tensor attn, Tensor x, Tensor w_out, Tensor b_out, Tensor alpha1, Tensor bias1, "
         "Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? alpha2, Tensor? bias2, Tensor? sample_id, "
         "Tensor? token_id, float residual, float dropout, int seed, int epoch, int layer) -> "
@@ -219,26 +219,18 @@ def _(
     ), sums
 
 
-def variants() -> list[Variant]:
+def variants(arch: int | None = None) -> list[Variant]:
     """Every shipped compilation of the backward."""
     found = []
-    for name, dtype, _, constexprs in shipped():
-        config = BACKWARD_CONFIGS[constexprs["D"], dtype.itemsize]
-        pointers = ("grad", "attn", "x", "dattn", "dx", "du_out", "a_out", "dout_out", "h_out", "dpre_out")
-        types = dict.fromkeys((*pointers, "w_out", "w1", "w2"), pointer_type(dtype))
-        types |= dict.fromkeys(
-            ("b_out", "alpha1", "bias1", "b1", "b2", "alpha2", "bias2", "partial"), "*fp32"
-        )
-        types |= {"num_tokens": "i32", "residual": "fp32"} | DRAW_TYPES
-        tile = {"BLOCK_T": config[0], "BLOCK_F": config[1]}
-        found.append(
-            Variant(
-                f"encoder_tail bwd {name}",
-                _encoder_tail_bwd_kernel,
-                types,
-                constexprs | tile,
-                config[2],
-                config[3],
+    for name, dtype, types, constexprs in shipped():
+        tile = lookup("encoder_tail_backward", constexprs["D"], dtype.itemsize, arch)
+        factors = ("dattn", "du_out", "a_out", "dout_out", "h_out", "dpre_out")
+        types = types | dict.fromkeys(factors, types["attn"]) | dict.fromkeys(("grad", "dx"), types["x"])
+        types |= {"partial": "*fp32"}
+        for dropout in (False, True):
+            flags = {"DROPOUT": dropout, "BLOCK_T": tile.rows, "BLOCK_F": tile.steps}
+            label = f"encoder_tail bwd {name}{' dropout' if dropout else ''}"
+            found.append(
+                Variant(label, _encoder_tail_bwd_kernel, types, constexprs | flags, tile.warps, tile.stages)
             )
-        )
     return found

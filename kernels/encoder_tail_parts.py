@@ -10,22 +10,8 @@ from torch import Tensor
 
 from .dropout import Dropout, keep_block, keep_plain  # noqa: TID251
 from .norm import centre_rows  # noqa: TID251
-from .runtime import dot_dtype, jit, tl, triton  # noqa: TID251
+from .runtime import dot_dtype, jit, pointer_type, short_name, tl, triton  # noqa: TID251
 
-# (BLOCK_T tokens, BLOCK_F hidden features, warps, stages) by (D, bytes of an activation): not yet measured.
-# Chosen to compile without spills where possible: the compile test names the exceptions.
-FORWARD_CONFIGS = {
-    (64, 2): (64, 32, 4, 2),
-    (64, 4): (32, 32, 8, 1),
-    (128, 2): (64, 64, 8, 2),
-    (128, 4): (16, 16, 8, 1),
-}
-BACKWARD_CONFIGS = {
-    (64, 2): (64, 32, 8, 1),
-    (64, 4): (16, 16, 8, 1),
-    (128, 2): (32, 32, 8, 1),
-    (128, 4): (16, 16, 16, 1),
-}
 DIMS = (64, 128)
 FFN_MULTIPLE = 64
 
@@ -62,11 +48,15 @@ class Weights:
 @jit
 def attention_half(
     attn: tl.tensor, x: tl.tensor, w_out: tl.tensor, b_out: tl.tensor, row: tl.tensor, valid: tl.tensor,
-    d: tl.tensor, residual: tl.tensor, sample: tl.tensor, block: tl.tensor, seed: tl.tensor,
-    epoch: tl.tensor, threshold: tl.tensor, keep_scale: tl.tensor, HD: tl.constexpr, HD_PAD: tl.constexpr,
-    D: tl.constexpr, BLOCK_T: tl.constexpr, DROPOUT: tl.constexpr, DOT: tl.constexpr,
+    x_row: tl.tensor, x_valid: tl.tensor, d: tl.tensor, residual: tl.tensor, sample: tl.tensor,
+    block: tl.tensor, seed: tl.tensor, epoch: tl.tensor, threshold: tl.tensor, keep_scale: tl.tensor,
+    HD: tl.constexpr, HD_PAD: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, DROPOUT: tl.constexpr,
+    DOT: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """r = residual * x + drop(W_o attn + b_o), centred: what `centre_rows` gives of it. d: [1, D]."""
+    """r = residual * x + drop(W_o attn + b_o), centred: what `centre_rows` gives of it. d: [1, D].
+
+    attn has the rows `row`, x those of `x_row`.
+    """
     k = tl.arange(0, HD_PAD)
     values = tl.load(
         attn + row[:, None] * HD + k[None, :], mask=valid[:, None] & (k[None, :] < HD), other=0.0
@@ -75,7 +65,7 @@ def attention_half(
     u = tl.dot(values.to(DOT), weight.to(DOT), input_precision="ieee") + tl.load(b_out + d).to(tl.float32)
     if DROPOUT:
         u = tl.where(keep_block(sample, block, seed, epoch, threshold, BLOCK_T, D), u * keep_scale, 0.0)
-    r = tl.load(x + row[:, None] * D + d, mask=valid[:, None], other=0.0).to(tl.float32) * residual + u
+    r = tl.load(x + x_row[:, None] * D + d, mask=x_valid[:, None], other=0.0).to(tl.float32) * residual + u
     return centre_rows(r, d < D, D)
 
 
@@ -108,7 +98,7 @@ def sizes(attn: Tensor, x: Tensor, w: Weights) -> dict[str, Any]:
         "D": x.shape[1],
         "F": w.w1.shape[0],
         "NORM2": w.alpha2 is not None,
-        "DOT": dot_dtype(x.dtype),
+        "DOT": dot_dtype(attn.dtype),
     }
 
 
@@ -126,14 +116,20 @@ DRAW_TYPES = {
 }  # fmt: skip
 
 
-def shipped() -> list[tuple[str, torch.dtype, bool, dict[str, Any]]]:
-    """(name, activation dtype, dropout, compile-time sizes) of every shipped variant: both released models."""
+# Of the products; the residual stream is float32, which is how the models use it. A 16-bit stream compiles when met.
+PRODUCTS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def shipped() -> list[tuple[str, torch.dtype, dict[str, str], dict[str, Any]]]:
+    """(name, dtype of the products, pointer types, compile-time sizes) for both released models."""
     found = []
     for version, hd, dim, ffn in (("v1.0", 60, 64, 256), ("v1.1", 128, 128, 512)):
-        for dtype in (torch.float32, torch.bfloat16):
-            for dropout in (False, True):
-                name = f"{version} {str(dtype).removeprefix('torch.')}{' dropout' if dropout else ''}"
-                constexprs = {"HD": hd, "HD_PAD": max(64, hd), "D": dim, "F": ffn, "NORM2": version == "v1.1"}
-                constexprs |= {"DOT": dot_dtype(dtype), "DROPOUT": dropout}
-                found.append((name, dtype, dropout, constexprs))
+        for products in PRODUCTS:
+            name = f"{version} {short_name(products)}"
+            types = dict.fromkeys(("attn", "w_out", "w1", "w2"), pointer_type(products))
+            vectors = ("b_out", "alpha1", "bias1", "b1", "b2", "alpha2", "bias2")
+            types |= {"x": "*fp32", "num_tokens": "i32", "residual": "fp32"}
+            types |= dict.fromkeys(vectors, "*fp32") | DRAW_TYPES
+            constexprs = {"HD": hd, "HD_PAD": max(64, hd), "D": dim, "F": ffn, "NORM2": version == "v1.1"}
+            found.append((name, products, types, constexprs | {"DOT": dot_dtype(products)}))
     return found

@@ -11,13 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .runtime import Variant, compute_dtype, jit, pointer_type, tl, uses_triton  # noqa: TID251
+from .runtime import (  # noqa: TID251
+    Variant,
+    compute_dtype,
+    jit,
+    operator,
+    pointer_type,
+    short_name,
+    tl,
+    uses_triton,
+)
+from .tuned import Tile, lookup  # noqa: TID251
 
 NUM_SUMS = 4  # per sample: squared error, energy of targets, energy of predictions, sum of targets
 TOTALS = ("ratio_sum", "num_samples", "error", "count", "target_sum", "target_energy")
 KINDS = ("nmse", "mse_var")
 _NUM_SUMS = tl.constexpr(NUM_SUMS)
-_BLOCK, _NUM_WARPS = 1024, 4  # entries read at a time: not yet measured
 
 
 @jit
@@ -74,13 +83,18 @@ def _mcm_sums_bwd_kernel(
         tl.store(dpredicted + at, dp.to(dpredicted.dtype.element_ty), mask=at < last)
 
 
+def _tile(patch_len: int, itemsize: int, arch: int | None = None) -> Tile:
+    return lookup("mcm_loss", 16 if patch_len <= 16 else 32, itemsize, arch)
+
+
 def _launch_forward(predicted: Tensor, target: Tensor, mask_cu: Tensor) -> Tensor:
     batch = len(mask_cu) - 1
     sums = torch.empty((batch, NUM_SUMS), dtype=torch.float32, device=predicted.device)
+    tile = _tile(predicted.shape[1], predicted.element_size())
     if batch:
         _mcm_sums_fwd_kernel[(batch,)](
             predicted.contiguous(), target.contiguous(), mask_cu.contiguous(), sums,
-            L=predicted.shape[1], BLOCK=_BLOCK, num_warps=_NUM_WARPS,
+            L=predicted.shape[1], BLOCK=tile.rows, num_warps=tile.warps,
         )  # fmt: skip
     return sums
 
@@ -88,10 +102,11 @@ def _launch_forward(predicted: Tensor, target: Tensor, mask_cu: Tensor) -> Tenso
 def _launch_backward(grad: Tensor, predicted: Tensor, target: Tensor, mask_cu: Tensor) -> Tensor:
     batch = len(mask_cu) - 1
     dpredicted = torch.empty(predicted.shape, dtype=predicted.dtype, device=predicted.device)
+    tile = _tile(predicted.shape[1], predicted.element_size())
     if batch:
         _mcm_sums_bwd_kernel[(batch,)](
             grad.contiguous(), predicted.contiguous(), target.contiguous(), mask_cu.contiguous(), dpredicted,
-            L=predicted.shape[1], BLOCK=_BLOCK, num_warps=_NUM_WARPS,
+            L=predicted.shape[1], BLOCK=tile.rows, num_warps=tile.warps,
         )  # fmt: skip
     return dpredicted
 
@@ -112,21 +127,13 @@ def _plain_backward(grad: Tensor, predicted: Tensor, target: Tensor, mask_cu: Te
     return (2 * rows[:, :1] * (p - t) + 2 * rows[:, 2:3] * p).to(predicted.dtype)
 
 
-@torch.library.custom_op(
-    "lwm_fast::mcm_sums",
-    mutates_args=(),
-    schema="(Tensor predicted, Tensor target, Tensor mask_cu) -> Tensor",
-)
+@operator("mcm_sums", "(Tensor predicted, Tensor target, Tensor mask_cu) -> Tensor")
 def mcm_sums_op(predicted: Tensor, target: Tensor, mask_cu: Tensor) -> Tensor:
     """[B, 4] float32 (float64 of float64): see NUM_SUMS. Differentiable in `predicted` only."""
     return (_launch_forward if uses_triton(predicted) else _plain)(predicted, target, mask_cu)
 
 
-@torch.library.custom_op(
-    "lwm_fast::mcm_sums_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor predicted, Tensor target, Tensor mask_cu) -> Tensor",
-)
+@operator("mcm_sums_backward", "(Tensor grad, Tensor predicted, Tensor target, Tensor mask_cu) -> Tensor")
 def mcm_sums_backward_op(grad: Tensor, predicted: Tensor, target: Tensor, mask_cu: Tensor) -> Tensor:
     return (_launch_backward if uses_triton(predicted) else _plain_backward)(grad, predicted, target, mask_cu)
 
@@ -177,18 +184,19 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
 
 
-def variants() -> list[Variant]:
-    """Every shipped compilation: both patch lengths, in float32 and bfloat16 (targets are float32)."""
+def variants(arch: int | None = None) -> list[Variant]:
+    """Every shipped compilation: both patch lengths, predictions of every precision (targets are float32)."""
     found = []
     for patch_len in (16, 32):
-        constexprs = {"L": patch_len, "BLOCK": _BLOCK}
-        for dtype in (torch.float32, torch.bfloat16):
-            act, name = pointer_type(dtype), f"L={patch_len} {str(dtype).removeprefix('torch.')}"
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            tile = _tile(patch_len, dtype.itemsize, arch)
+            constexprs, shape = {"L": patch_len, "BLOCK": tile.rows}, (tile.warps, tile.stages)
+            act, name = pointer_type(dtype), f"L={patch_len} {short_name(dtype)}"
             reads = {"predicted": act, "target": "*fp32", "mask_cu": "*i32"}
             forward = {**reads, "sums": "*fp32"}
             backward = {**reads, "grad": "*fp32", "dpredicted": act}
             found += [
-                Variant(f"mcm_loss fwd {name}", _mcm_sums_fwd_kernel, forward, constexprs, _NUM_WARPS, 2),
-                Variant(f"mcm_loss bwd {name}", _mcm_sums_bwd_kernel, backward, constexprs, _NUM_WARPS, 2),
+                Variant(f"mcm_loss fwd {name}", _mcm_sums_fwd_kernel, forward, constexprs, *shape),
+                Variant(f"mcm_loss bwd {name}", _mcm_sums_bwd_kernel, backward, constexprs, *shape),
             ]
     return found

@@ -11,15 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .runtime import Variant, compute_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import (  # noqa: TID251
+    Variant,
+    compute_dtype,
+    jit,
+    operator,
+    pointer_type,
+    short_name,
+    tl,
+    triton,
+    uses_triton,
+)
+from .tuned import Tile, lookup  # noqa: TID251
 
 NORM_EPS = 1e-6
 _EPS = tl.constexpr(NORM_EPS)  # added to the standard deviation, not to the variance
 
-# (rows per block, warps) by padded row length: not yet measured.
-_CONFIGS = {32: (64, 4), 64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4)}
-_BACKWARD_STEPS = 16  # blocks of rows whose parameter gradients one program adds up: fixed tiles
-MAX_DIM = max(_CONFIGS)
+MIN_DIM, MAX_DIM = 8, 1024
 
 
 @jit
@@ -119,52 +127,45 @@ def _norm_backward_plain(grad: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor
 # ------------------------------------------------------------------------------------ launchers and op
 
 
-def _config(dim: int) -> tuple[int, int, int]:
-    """(BLOCK_T, BLOCK_D, num_warps) for rows of `dim`."""
+def _tile(dim: int, itemsize: int, arch: int | None = None) -> tuple[Tile, int]:
+    """The tile and BLOCK_D for rows of `dim`."""
     block_d = max(32, triton.next_power_of_2(dim))
-    block_t, num_warps = _CONFIGS[block_d]
-    return block_t, block_d, num_warps
+    return lookup("norm", block_d, itemsize, arch), block_d
 
 
 def _launch_forward(x: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
     num_rows, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block_t, block_d, num_warps = _config(dim)
+    tile, block_d = _tile(dim, x.element_size())
     if num_rows:
-        _norm_fwd_kernel[(triton.cdiv(num_rows, block_t),)](
+        _norm_fwd_kernel[(triton.cdiv(num_rows, tile.rows),)](
             x.contiguous(), alpha.contiguous(), bias.contiguous(), y, num_rows,
-            D=dim, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=num_warps,
+            D=dim, BLOCK_T=tile.rows, BLOCK_D=block_d, num_warps=tile.warps,
         )  # fmt: skip
     return y
 
 
 def _launch_backward(grad: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, dim = x.shape
-    block_t, block_d, num_warps = _config(dim)
-    programs = triton.cdiv(num_rows, block_t * _BACKWARD_STEPS)
+    tile, block_d = _tile(dim, x.element_size())
+    programs = triton.cdiv(num_rows, tile.rows * tile.steps)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     partial = torch.empty((programs, 2, dim), dtype=torch.float32, device=x.device)
     if num_rows:
         _norm_bwd_kernel[(programs,)](
             grad.contiguous(), x.contiguous(), alpha.contiguous(), dx, partial, num_rows,
-            D=dim, BLOCK_T=block_t, BLOCK_D=block_d, STEPS=_BACKWARD_STEPS, num_warps=num_warps,
+            D=dim, BLOCK_T=tile.rows, BLOCK_D=block_d, STEPS=tile.steps, num_warps=tile.warps,
         )  # fmt: skip
     dalpha, dbias = partial.sum(0).to(alpha.dtype).unbind(0)
     return dx, dalpha.clone(), dbias.clone()  # clones: an op's outputs may not share memory
 
 
-@torch.library.custom_op(
-    "lwm_fast::norm", mutates_args=(), schema="(Tensor x, Tensor alpha, Tensor bias) -> Tensor"
-)
+@operator("norm", "(Tensor x, Tensor alpha, Tensor bias) -> Tensor")
 def norm_op(x: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
     return (_launch_forward if uses_triton(x) else _norm_plain)(x, alpha, bias)
 
 
-@torch.library.custom_op(
-    "lwm_fast::norm_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor alpha) -> (Tensor, Tensor, Tensor)",
-)
+@operator("norm_backward", "(Tensor grad, Tensor x, Tensor alpha) -> (Tensor, Tensor, Tensor)")
 def norm_backward_op(grad: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (_launch_backward if uses_triton(x) else _norm_backward_plain)(grad, x, alpha)
 
@@ -191,18 +192,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 norm_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def variants() -> list[Variant]:
-    """Every shipped compilation: both model widths, in float32 and bfloat16."""
+def variants(arch: int | None = None) -> list[Variant]:
+    """Every shipped compilation: both model widths, in every precision."""
     found = []
     for dim in (64, 128):
-        block_t, block_d, num_warps = _config(dim)
-        sizes = {"D": dim, "BLOCK_T": block_t, "BLOCK_D": block_d}
-        for dtype in (torch.float32, torch.bfloat16):
-            act, name = pointer_type(dtype), f"D={dim} {str(dtype).removeprefix('torch.')}"
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            tile, block_d = _tile(dim, dtype.itemsize, arch)
+            sizes = {"D": dim, "BLOCK_T": tile.rows, "BLOCK_D": block_d}
+            act, name = pointer_type(dtype), f"D={dim} {short_name(dtype)}"
             weights = {"alpha": "*fp32", "num_rows": "i32"}
             forward = {"x": act, "y": act, "bias": "*fp32", **weights}
             backward = {"grad": act, "x": act, "dx": act, "partial": "*fp32", **weights}
-            steps = {**sizes, "STEPS": _BACKWARD_STEPS}
-            found.append(Variant(f"norm fwd {name}", _norm_fwd_kernel, forward, sizes, num_warps, 2))
-            found.append(Variant(f"norm bwd {name}", _norm_bwd_kernel, backward, steps, num_warps, 2))
+            steps = {**sizes, "STEPS": tile.steps}
+            shape = tile.warps, tile.stages
+            found.append(Variant(f"norm fwd {name}", _norm_fwd_kernel, forward, sizes, *shape))
+            found.append(Variant(f"norm bwd {name}", _norm_bwd_kernel, backward, steps, *shape))
     return found

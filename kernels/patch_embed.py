@@ -3,6 +3,9 @@
 A program owns one tile of positions and walks through a run of sequences, so the projection and the position
 rows are read once per run and the position gradient is summed in registers, in the order of the sequences.
 From channels no token tensor exists, forward or backward.
+
+Tokens are of order 10, and rounding them to bfloat16 would cost v1.0 an error of 1.4e-2. So products are always
+exact to float32, whatever the result's dtype: ieee beside a float32 result, three tf32 products beside others.
 """
 
 from __future__ import annotations
@@ -14,15 +17,23 @@ from torch import Tensor
 
 from .norm import NORM_EPS, centre, centre_backward, centre_rows, norm_rows_backward  # noqa: TID251
 from .patches import SOURCE_TYPES, TOKENS, V10, V11, Patches, gather_tokens, load_tokens  # noqa: TID251
-from .runtime import Variant, compute_dtype, dot_dtype, jit, pointer_type, tl, triton, uses_triton  # noqa: TID251
+from .runtime import (  # noqa: TID251
+    Variant,
+    compute_dtype,
+    jit,
+    operator,
+    pointer_type,
+    short_name,
+    tl,
+    triton,
+    uses_triton,
+)
+from .tuned import lookup  # noqa: TID251
 
-# Positions of one tile, warps forward, warps backward, by padded embed_dim: not yet measured.
-# Wider tiles of 128 spill registers, above all in float32.
-_CONFIGS = {64: (32, 4, 8), 128: (16, 8, 8), 256: (16, 8, 8)}
 _CHUNKS = 64  # runs of sequences whose parameter gradients are summed last: bounds the partial sums
 _FORWARD_CHUNK = 8  # sequences of one forward program, once the batch fills the device without:
 _FORWARD_BATCH = 512
-MAX_DIM, MAX_PATCH_LEN = max(_CONFIGS), 64
+MAX_DIM, MAX_PATCH_LEN = 256, 64
 
 
 @jit
@@ -32,14 +43,14 @@ def _patch_embed_fwd_kernel(
     cu_seqlens: tl.tensor, weight: tl.tensor, bias: tl.tensor, position: tl.tensor, alpha: tl.tensor,
     norm_bias: tl.tensor, out: tl.tensor, batch: tl.tensor, chunk: tl.tensor, max_seqlen: tl.tensor,
     D: tl.constexpr, L: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
-    VERSION: tl.constexpr, MASKED: tl.constexpr, DOT: tl.constexpr,
+    VERSION: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     first = tl.program_id(1) * BLOCK_T
     t = first + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D)[None, :]
     k = tl.arange(0, BLOCK_L)[:, None]
     valid_d = d < D
-    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(DOT)  # [BLOCK_L, BLOCK_D]
+    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(tl.float32)  # [BLOCK_L, BLOCK_D]
     a = tl.load(alpha + d, mask=valid_d, other=0.0).to(tl.float32)
     c = tl.load(norm_bias + d, mask=valid_d, other=0.0).to(tl.float32)
     base = tl.load(bias + d, mask=valid_d, other=0.0).to(tl.float32)
@@ -56,7 +67,7 @@ def _patch_embed_fwd_kernel(
                 values, offsets, shape, scale, cls, cls_stride, action, sample_id, seed, epoch, b, row, t, valid,
                 L, BLOCK_L, VERSION, MASKED,
             )  # fmt: skip
-            y = tl.dot(x.to(DOT), w, input_precision="ieee") + base
+            y = tl.dot(x, w, input_precision=PRECISION) + base
             z, _, r = centre_rows(y, valid_d, D)
             y = a * z * r[:, None] + c
             tl.store(out + row[:, None] * D + d, y.to(out.dtype.element_ty), mask=valid[:, None] & valid_d)
@@ -70,7 +81,7 @@ def _patch_embed_bwd_kernel(
     grad: tl.tensor, dweight: tl.tensor, dposition: tl.tensor, dnorm: tl.tensor, dvalues: tl.tensor,
     batch: tl.tensor, chunk: tl.tensor, max_seqlen: tl.tensor, D: tl.constexpr, L: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr, VERSION: tl.constexpr,
-    MASKED: tl.constexpr, NEED_VALUES: tl.constexpr, DOT: tl.constexpr,
+    MASKED: tl.constexpr, NEED_VALUES: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Partial sums of this program: dweight [programs, D, L], dnorm [programs, 2, D], dposition [chunks, S, D]."""
     first = tl.program_id(1) * BLOCK_T
@@ -78,7 +89,7 @@ def _patch_embed_bwd_kernel(
     d = tl.arange(0, BLOCK_D)[None, :]
     k = tl.arange(0, BLOCK_L)[:, None]
     valid_d = d < D
-    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(DOT)  # [BLOCK_L, BLOCK_D]
+    w = tl.load(weight + d * L + k, mask=valid_d & (k < L), other=0.0).to(tl.float32)  # [BLOCK_L, BLOCK_D]
     a = tl.load(alpha + d, mask=valid_d, other=0.0).to(tl.float32)
     base = tl.load(bias + d, mask=valid_d, other=0.0).to(tl.float32)
     in_table = (t < max_seqlen)[:, None] & valid_d
@@ -98,16 +109,16 @@ def _patch_embed_bwd_kernel(
                 values, offsets, shape, scale, cls, cls_stride, action, sample_id, seed, epoch, b, row, t, valid,
                 L, BLOCK_L, VERSION, MASKED,
             )  # fmt: skip
-            z, std, r = centre_rows(tl.dot(x.to(DOT), w, input_precision="ieee") + base, valid_d, D)
+            z, std, r = centre_rows(tl.dot(x, w, input_precision=PRECISION) + base, valid_d, D)
             g = tl.load(grad + row[:, None] * D + d, mask=valid[:, None] & valid_d, other=0.0).to(tl.float32)
             da += tl.sum(g * z * r[:, None], 0)
             dc += tl.sum(g, 0)
             dy = norm_rows_backward(g * a, z, std, r, valid_d, D)
             dp += dy
-            dw = tl.dot(tl.trans(dy).to(DOT), x.to(DOT), dw, input_precision="ieee")
+            dw = tl.dot(tl.trans(dy), x, dw, input_precision=PRECISION)
             if NEED_VALUES:
                 column = tl.arange(0, BLOCK_L)[None, :]
-                dx = tl.where(kept, tl.dot(dy.to(DOT), tl.trans(w), input_precision="ieee"), 0.0)
+                dx = tl.where(kept, tl.dot(dy, tl.trans(w), input_precision=PRECISION), 0.0)
                 to = dvalues + row[:, None] * L + column
                 tl.store(to, dx.to(dvalues.dtype.element_ty), mask=valid[:, None] & (column < L))
     program = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
@@ -166,12 +177,16 @@ def _backward_plain(
 # ------------------------------------------------------------------------------------------- launchers
 
 
-def _config(dim: int, patch_len: int) -> tuple[dict[str, int], int, int]:
-    """(block sizes, warps forward, warps backward)."""
+def _config(op: str, dim: int, patch_len: int, dtype: torch.dtype, arch: int | None = None) -> dict[str, Any]:
+    """Block sizes, the precision of the products, warps and stages; dtype: of the result or its gradient."""
     block_d = max(64, triton.next_power_of_2(dim))
-    block_t, forward, backward = _CONFIGS[block_d]
+    tile = lookup(op, block_d, min(dtype.itemsize, 4), arch)
     block_l = max(16, triton.next_power_of_2(patch_len))  # a compiled tl.dot needs 16
-    return {"BLOCK_T": block_t, "BLOCK_D": block_d, "BLOCK_L": block_l}, forward, backward
+    return {
+        "BLOCK_T": tile.rows, "BLOCK_D": block_d, "BLOCK_L": block_l,
+        "PRECISION": "ieee" if dtype == torch.float32 else "tf32x3",
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
 
 
 def _launch_forward(
@@ -181,15 +196,14 @@ def _launch_forward(
     dim, patch_len = weight.shape
     batch = len(patches.cu_seqlens) - 1
     out = torch.empty((total, dim), dtype=dtype, device=weight.device)
-    blocks, num_warps, _ = _config(dim, patch_len)
+    config = _config("patch_embed", dim, patch_len, dtype)
     chunk = _FORWARD_CHUNK if batch >= _FORWARD_BATCH else 1
     if total:
-        _patch_embed_fwd_kernel[(triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, blocks["BLOCK_T"]))](
+        _patch_embed_fwd_kernel[(triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, config["BLOCK_T"]))](
             **patches.pointers(), weight=weight.contiguous(), bias=bias.contiguous(),
             position=position.contiguous(), alpha=alpha.contiguous(), norm_bias=norm_bias.contiguous(), out=out,
-            batch=batch, chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, **blocks,
-            VERSION=patches.version, MASKED=patches.action is not None, DOT=dot_dtype(dtype),
-            num_warps=num_warps,
+            batch=batch, chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, VERSION=patches.version,
+            MASKED=patches.action is not None, **config,
         )  # fmt: skip
     return out
 
@@ -200,9 +214,9 @@ def _launch_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dim, patch_len = weight.shape
     batch, total = len(patches.cu_seqlens) - 1, len(grad)
-    blocks, _, num_warps = _config(dim, patch_len)
+    config = _config("patch_embed_backward", dim, patch_len, grad.dtype)
     chunk = max(1, triton.next_power_of_2(triton.cdiv(batch, _CHUNKS)))
-    chunks, tiles = triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, blocks["BLOCK_T"])
+    chunks, tiles = triton.cdiv(batch, chunk), triton.cdiv(max_seqlen, config["BLOCK_T"])
     partial: dict[str, Any] = {"dtype": torch.float32, "device": weight.device}
     dweight = torch.empty((chunks * tiles, dim, patch_len), **partial)
     dnorm = torch.empty((chunks * tiles, 2, dim), **partial)
@@ -214,9 +228,8 @@ def _launch_backward(
             **patches.pointers(), weight=weight.contiguous(), bias=bias.contiguous(),
             position=position.contiguous(), alpha=alpha.contiguous(), grad=grad.contiguous(), dweight=dweight,
             dposition=dposition, dnorm=dnorm, dvalues=dvalues if need_values else dweight, batch=batch,
-            chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, **blocks, VERSION=patches.version,
-            MASKED=patches.action is not None, NEED_VALUES=need_values, DOT=dot_dtype(grad.dtype),
-            num_warps=num_warps,
+            chunk=chunk, max_seqlen=max_seqlen, D=dim, L=patch_len, VERSION=patches.version,
+            MASKED=patches.action is not None, NEED_VALUES=need_values, **config,
         )  # fmt: skip
     table = position.new_zeros(position.shape)
     summed = dposition.sum(0)
@@ -240,10 +253,9 @@ _SOURCE = (
 )
 
 
-@torch.library.custom_op(
-    "lwm_fast::patch_embed",
-    mutates_args=(),
-    schema=f"({_SOURCE}SymInt total, Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
+@operator(
+    "patch_embed",
+    f"({_SOURCE}SymInt total, Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
     "Tensor norm_bias, ScalarType dtype) -> Tensor",
 )
 def patch_embed_op(
@@ -261,10 +273,9 @@ def patch_embed_op(
     return (alpha.to(wide) * z / (std + NORM_EPS) + norm_bias.to(wide)).to(dtype)
 
 
-@torch.library.custom_op(
-    "lwm_fast::patch_embed_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_SOURCE}Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
+@operator(
+    "patch_embed_backward",
+    f"(Tensor grad, {_SOURCE}Tensor weight, Tensor bias, Tensor position, Tensor alpha, "
     "bool need_values) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def patch_embed_backward_op(
@@ -311,30 +322,34 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 patch_embed_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def variants() -> list[Variant]:
-    """Every shipped compilation: v1.0 and v1.1, from channels (masked or not) and tokens, float32 and bfloat16."""
+def variants(arch: int | None = None) -> list[Variant]:
+    """Every shipped compilation: both models from masked and whole channels and from tokens; every result dtype.
+
+    Gradients from whole channels differ from those of masked ones by less code: they are compiled where met.
+    """
     found = []
     parameters = {name: "*fp32" for name in ("weight", "bias", "position", "alpha")}
     numbers = {name: "i32" for name in ("batch", "chunk", "max_seqlen")}
-    common = {**SOURCE_TYPES, **parameters, **numbers}
+    common = {**SOURCE_TYPES, **parameters, **numbers, "values": "*fp32"}
     partial = {name: "*fp32" for name in ("dweight", "dposition", "dnorm")}
     for dim, patch_len, version in ((64, 16, V10), (128, 32, V11)):
-        blocks, forward, backward = _config(dim, patch_len)
         for source, masked in ((version, False), (version, True), (TOKENS, False)):
-            for dtype in (torch.float32, torch.bfloat16):
-                sizes = {"D": dim, "L": patch_len, **blocks, "VERSION": source, "MASKED": masked}
-                sizes["DOT"] = dot_dtype(dtype)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 act = pointer_type(dtype)
-                values = act if source == TOKENS else "*fp32"
-                types = {**common, "values": values, "norm_bias": "*fp32", "out": act}
+                sizes = {"D": dim, "L": patch_len, "VERSION": source, "MASKED": masked}
                 kind = ("tokens" if source == TOKENS else "csi") + (" masked" if masked else "")
-                name = f"v{version / 10} {kind} {str(dtype).removeprefix('torch.')}"
-                found.append(
-                    Variant(f"patch_embed fwd {name}", _patch_embed_fwd_kernel, types, sizes, forward, 2)
-                )
-                types = {**common, **partial, "values": values, "grad": act, "dvalues": values}
-                sizes = {**sizes, "NEED_VALUES": source == TOKENS}
-                found.append(
-                    Variant(f"patch_embed bwd {name}", _patch_embed_bwd_kernel, types, sizes, backward, 2)
-                )
+                name = f"v{version / 10} {kind} {short_name(dtype)}"
+                config = _config("patch_embed", dim, patch_len, dtype, arch)
+                shape = config.pop("num_warps"), config.pop("num_stages")
+                types = {**common, "norm_bias": "*fp32", "out": act}
+                label = f"patch_embed fwd {name}"
+                found.append(Variant(label, _patch_embed_fwd_kernel, types, {**sizes, **config}, *shape))
+                if source == version and not masked:
+                    continue
+                config = _config("patch_embed_backward", dim, patch_len, dtype, arch)
+                shape = config.pop("num_warps"), config.pop("num_stages")
+                types = {**common, **partial, "grad": act, "dvalues": "*fp32"}
+                sizes["NEED_VALUES"] = source == TOKENS
+                label = f"patch_embed bwd {name}"
+                found.append(Variant(label, _patch_embed_bwd_kernel, types, {**sizes, **config}, *shape))
     return found

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lwm_fast.philox import Stream, philox4x32
 
-from .runtime import Variant, jit, tl, triton, uses_triton  # noqa: TID251
+from .runtime import Variant, jit, operator, tl, triton, uses_triton  # noqa: TID251
+from .tuned import lookup  # noqa: TID251
 
 TOKENS, V10, V11 = 0, 10, 11  # what `values` holds: tokens, or channels to be cut as v1.0 or v1.1
 MASK_VALUE = 0.1
 ACTION_MASK, ACTION_RANDOM = 1, 2
 _MASK = tl.constexpr(MASK_VALUE)
-_BLOCK_M = 32  # masked patches of one program: not yet measured
 
 
 @dataclass(frozen=True)
@@ -227,13 +227,10 @@ def _draw_patches(patches: Patches, rows: Tensor, patch_len: int) -> Tensor:
 # ----------------------------------------------------------------------------------- launcher and op
 
 
-@torch.library.custom_op(
-    "lwm_fast::patch_targets",
-    mutates_args=(),
-    schema=(
-        "(Tensor values, Tensor offsets, Tensor shape, Tensor scale, Tensor cu_seqlens, Tensor index, "
-        "int version, int patch_len) -> Tensor"
-    ),
+@operator(
+    "patch_targets",
+    "(Tensor values, Tensor offsets, Tensor shape, Tensor scale, Tensor cu_seqlens, Tensor index, "
+    "int version, int patch_len) -> Tensor",
 )
 def patch_targets_op(
     values: Tensor, offsets: Tensor, shape: Tensor, scale: Tensor, cu_seqlens: Tensor, index: Tensor,
@@ -243,11 +240,12 @@ def patch_targets_op(
         source = Patches(values, cu_seqlens, offsets, shape, scale, None, None, None, version, 0, 0)
         return gather_patches(source, index.long(), patch_len)
     out = torch.empty((len(index), patch_len), dtype=torch.float32, device=values.device)
+    tile = lookup("patch_targets", patch_len, 4)
     if len(index):
-        _patch_targets_kernel[(triton.cdiv(len(index), _BLOCK_M),)](
+        _patch_targets_kernel[(triton.cdiv(len(index), tile.rows),)](
             values.contiguous(), offsets.contiguous(), shape.contiguous(), scale.contiguous(),
             cu_seqlens.contiguous(), index.contiguous(), sequences_of(index, cu_seqlens), out, len(index),
-            L=patch_len, VERSION=version, BLOCK_M=_BLOCK_M, num_warps=4,
+            L=patch_len, VERSION=version, BLOCK_M=tile.rows, num_warps=tile.warps,
         )  # fmt: skip
     return out
 
@@ -275,7 +273,7 @@ SOURCE_TYPES = {
 """Triton types of `Patches.pointers` but for `values`."""
 
 
-def variants() -> list[Variant]:
+def variants(arch: int | None = None) -> list[Variant]:
     """Every shipped compilation of the targets kernel."""
     types = {
         **{name: SOURCE_TYPES[name] for name in ("offsets", "shape", "scale", "cu_seqlens")},
@@ -285,14 +283,10 @@ def variants() -> list[Variant]:
         "out": "*fp32",
         "num_masked": "i32",
     }
-    return [
-        Variant(
-            f"patch_targets v{version / 10}",
-            _patch_targets_kernel,
-            types,
-            {"L": patch_len, "VERSION": version, "BLOCK_M": _BLOCK_M},
-            num_warps=4,
-            num_stages=2,
-        )
-        for version, patch_len in ((V10, 16), (V11, 32))
-    ]
+    found = []
+    for version, patch_len in ((V10, 16), (V11, 32)):
+        tile = lookup("patch_targets", patch_len, 4, arch)
+        constexprs = {"L": patch_len, "VERSION": version, "BLOCK_M": tile.rows}
+        name = f"patch_targets v{version / 10}"
+        found.append(Variant(name, _patch_targets_kernel, types, constexprs, tile.warps, tile.stages))
+    return found

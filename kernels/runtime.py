@@ -9,6 +9,7 @@ TRITON_INTERPRET=1 the Triton code itself runs on CPU tensors.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 if TYPE_CHECKING:
     import triton
@@ -50,10 +52,13 @@ __all__ = [
     "HAVE_TRITON",
     "INTERPRET",
     "Variant",
+    "autocast",
     "compute_dtype",
     "dot_dtype",
     "jit",
+    "operator",
     "pointer_type",
+    "short_name",
     "tl",
     "triton",
     "uses_triton",
@@ -94,6 +99,34 @@ def jit(fn: Callable[..., Any]) -> Any:
     return triton.jit(fn)
 
 
+def autocast(x: Tensor) -> Tensor:
+    """x as autocast would hand it to a lower-precision op; float64 is left alone, as in torch."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
+def operator(name: str, schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Registers a function as the custom op `lwm_fast::name`; autocast is off inside it.
+
+    An op's own arithmetic is part of what it is: autocast may change what it is given, not how it computes.
+    """
+
+    def register(fn: Callable[..., Any]) -> CustomOpDef:
+        @functools.wraps(fn)
+        def exact(*args: Any) -> Any:
+            device = next(a for a in args if isinstance(a, Tensor)).device.type
+            if not torch.is_autocast_enabled(device):
+                return fn(*args)
+            with torch.autocast(device, enabled=False):
+                return fn(*args)
+
+        return torch.library.custom_op(f"lwm_fast::{name}", exact, mutates_args=(), schema=schema)
+
+    return register
+
+
 def dot_dtype(dtype: torch.dtype) -> Any:
     """The `tl` dtype of `tl.dot` operands for activations of `dtype` (float32 needs input_precision="ieee").
 
@@ -112,6 +145,11 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
 def pointer_type(dtype: torch.dtype) -> str:
     """The Triton type of a pointer to `dtype`, as `Variant.types` holds it."""
     return "*" + _TYPE_NAMES[dtype]
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """The dtype as the names of variants write it: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def why_unavailable() -> str | None:

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 from lwm_fast.errors import InputError
-from lwm_fast.kernels import norm as _norm  # type: ignore[import-not-found]
-from lwm_fast.kernels import patch_embed as _patch_embed
+from lwm_fast.kernels import patch_embed as _patch_embed  # type: ignore[import-not-found]
 from lwm_fast.kernels import patches as _patches
-from lwm_fast.ops_attention import attention, attention_weights
-from lwm_fast.ops_tail import encoder_tail, mcm_loss, mcm_loss_of, mcm_totals
+from lwm_fast.ops_attention import attention, attention_cls, attention_weights
+from lwm_fast.ops_rows import linear, masked_head, norm, pool
+from lwm_fast.ops_tail import encoder_tail, encoder_tail_cls, mcm_loss, mcm_loss_of, mcm_totals
 
 __all__ = [
     "attention",
+    "attention_cls",
     "attention_weights",
     "encoder_tail",
+    "encoder_tail_cls",
+    "linear",
+    "masked_head",
     "mcm_loss",
     "mcm_loss_of",
     "mcm_totals",
@@ -28,32 +32,10 @@ __all__ = [
     "patch_embed",
     "patch_embed_tokens",
     "patch_targets",
+    "pool",
 ]
 
 _VERSIONS = {"1.0": (_patches.V10, 16), "1.1": (_patches.V11, 32)}
-
-
-def norm(x: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
-    """alpha * (x - mean) / (std + 1e-6) + bias over the last axis; std is unbiased. Not ``layer_norm``.
-
-    Args:
-        x: [..., D] float32, bfloat16 or float16 (float64 runs in plain torch), D from 2 to 1024.
-        alpha, bias: [D], float32 or the dtype of x.
-
-    Returns:
-        [..., D] in the dtype of x, computed in float32. Gradients for all three. (Source: LWM v1.0 / v1.1
-        release, ``LayerNormalization``.)
-
-    Raises:
-        InputError: alpha or bias is not [D], or D is outside 2..1024.
-    """
-    dim = x.shape[-1] if x.ndim else 0
-    if not 2 <= dim <= _norm.MAX_DIM:
-        raise InputError(f"norm: x has shape {list(x.shape)}, its last axis must be 2..{_norm.MAX_DIM}")
-    _check_shape("norm", "alpha", alpha, (dim,))
-    _check_shape("norm", "bias", bias, (dim,))
-    y: Tensor = _norm.norm_op(x.reshape(-1, dim), alpha, bias)
-    return y.view(x.shape)
 
 
 def patch_embed(
@@ -77,10 +59,10 @@ def patch_embed(
         action: uint8 [total_tokens], what the mask does: 0 and 3 nothing, 1 MASK (0.1), 2 a random patch.
         sample_id: int64 [B], needed with action: names the sample in random patches.
         seed: 0..2^64 - 1. epoch: 0..2^32 - 1.
-        dtype: of the result and of the matrix product's operands; default: autocast's, else that of weight.
+        dtype: of the result; default: autocast's, else that of weight. Products are exact to float32 in any case.
 
     Returns:
-        [total_tokens, D], accumulated in float32. Gradients for the five parameters. (Source: LWM v1.0 / v1.1
+        [total_tokens, D]. Gradients for the five parameters. (Source: LWM v1.0 / v1.1
         release, tokeniser and ``Embedding``.)
 
     Raises:
@@ -185,6 +167,11 @@ def _embed(
             raise InputError(f"{op}: patch_len {patch_len} with action: must be a multiple of 4")
         _check_index(op, "action", action, torch.uint8, (total,))
         _check_index(op, "sample_id", sample_id, torch.int64, (source[1].shape[0] - 1,))
+        if max_seqlen * patch_len // 4 > 1 << 24:
+            raise InputError(
+                f"{op}: max_seqlen={max_seqlen} has more random patches than a sample has draws: use less than "
+                f"{(1 << 26) // patch_len} tokens"
+            )
     for name, value, bits in (("seed", seed, 64), ("epoch", epoch, 32)):
         if not 0 <= value < 1 << bits:
             raise InputError(f"{op}: {name}: got {value}, expected 0..2^{bits} - 1")

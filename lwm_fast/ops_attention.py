@@ -10,6 +10,8 @@ from torch import Tensor
 from lwm_fast.errors import InputError
 from lwm_fast.kernels import attention as _attention  # type: ignore[import-not-found]
 from lwm_fast.kernels import attention_backward as _attention_backward  # noqa: F401  registers the gradient
+from lwm_fast.kernels import attention_cls as _attention_cls
+from lwm_fast.kernels.runtime import autocast  # type: ignore[import-not-found]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -21,7 +23,7 @@ def attention(
 
     Args:
         qkv: [T, 3, H, d], queries, keys and values of T packed tokens; float32, bfloat16 or float16 (float64
-            runs in plain torch), d from 1 to 64.
+            runs in plain torch), d from 3 to 64. Autocast applies.
         cu_seqlens: int32 [B + 1], rising from 0 to T: sequence b has the rows cu_seqlens[b]..cu_seqlens[b+1]-1,
             its CLS token first. Empty sequences are passed over.
         max_seqlen: the longest length, a host int. On a GPU it is trusted: longer sequences would keep rows
@@ -41,7 +43,26 @@ def attention(
     _check("attention", qkv, cu_seqlens)
     if max_seqlen < 0:
         raise InputError(f"attention: max_seqlen is {max_seqlen}, expected the longest length")
-    out: tuple[Tensor, Tensor] = _attention.attention_op(qkv, cu_seqlens, max_seqlen, _scale(qkv, scale))
+    out: tuple[Tensor, Tensor] = _attention.attention_op(
+        autocast(qkv), cu_seqlens, max_seqlen, _scale(qkv, scale)
+    )
+    return out
+
+
+def attention_cls(qkv: Tensor, cu_seqlens: Tensor, scale: float | None = None) -> Tensor:
+    """What :func:`attention` gives the CLS token of each sequence, without the other queries. Inference only.
+
+    Args:
+        qkv, cu_seqlens, scale: as for :func:`attention`; queries of other tokens are not read.
+
+    Returns:
+        [B, H, d] in the dtype of qkv; zeros for an empty sequence. No gradient: train with :func:`attention`.
+
+    Raises:
+        InputError: as :func:`attention`.
+    """
+    _check("attention_cls", qkv, cu_seqlens)
+    out: Tensor = _attention_cls.attention_cls_op(autocast(qkv), cu_seqlens, _scale(qkv, scale))
     return out
 
 
@@ -85,10 +106,11 @@ def attention_weights(
 
 
 def _check(op: str, qkv: Tensor, cu_seqlens: Tensor) -> None:
-    if qkv.ndim != 4 or qkv.shape[1] != 3 or not 1 <= qkv.shape[3] <= _attention.MAX_HEAD_DIM:
+    widths = _attention.MIN_HEAD_DIM, _attention.MAX_HEAD_DIM
+    if qkv.ndim != 4 or qkv.shape[1] != 3 or not widths[0] <= qkv.shape[3] <= widths[1]:
         raise InputError(
-            f"{op}: qkv has shape {list(qkv.shape)}, expected [T, 3, H, d] with d from 1 to "
-            f"{_attention.MAX_HEAD_DIM}: flatten the batch into T"
+            f"{op}: qkv has shape {list(qkv.shape)}, expected [T, 3, H, d] with d from {widths[0]} to "
+            f"{widths[1]}: flatten the batch into T"
         )
     if qkv.dtype not in _DTYPES:
         raise InputError(f"{op}: qkv is {qkv.dtype}, expected float32, bfloat16, float16 or float64")

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from lwm_fast.kernels import attention_backward
-from lwm_fast.kernels.attention import attention_op
+from lwm_fast.kernels.attention import attention_op, grid_of
+from lwm_fast.kernels.attention_cls import attention_cls_op
 from support.attention_cases import (
     all_results,
     assert_as_exact_as_plain,
@@ -117,6 +118,31 @@ def test_weights_have_gradients() -> None:
     assert torch.autograd.gradcheck(weights, (own,))
 
 
+@pytest.mark.parametrize(("num_heads", "head_dim"), HEADS)
+def test_cls_alone_is_the_cls_row(num_heads: int, head_dim: int) -> None:
+    qkv, cu_seqlens = packed_case(LENGTHS, num_heads, head_dim)
+    alone = ops.attention_cls(qkv.double(), cu_seqlens)
+    whole, _ = ops.attention(qkv.double(), cu_seqlens, 40)
+    some = cu_seqlens.diff() > 0
+    torch.testing.assert_close(alone[some], whole[cu_seqlens[:-1].long()[some]], rtol=1e-12, atol=1e-14)
+    assert not alone[~some].any()
+
+
+def test_cls_alone_opcheck_and_no_tokens() -> None:
+    qkv, cu_seqlens = packed_case([5, 1, 9], 2, 5)
+    torch.library.opcheck(attention_cls_op, (qkv, cu_seqlens, 0.5))
+    assert ops.attention_cls(qkv[:0], cu_seqlens[:1]).shape == (0, 2, 5)
+
+
+def test_grids_keep_sequences_on_the_wide_axis() -> None:
+    assert grid_of("attention", 70_000, 12, 4097, 64) == (840_000, 65)
+    assert grid_of("attention", 3, 8, 1, 64) == (24, 1)
+    with pytest.raises(InputError, match=r"300000000 sequences x 12 heads .* split the batch"):
+        grid_of("attention", 300_000_000, 12, 17, 64)
+    with pytest.raises(InputError, match="up to 5000000 tokens"):
+        grid_of("attention", 1, 1, 5_000_000, 64)
+
+
 CU = torch.tensor([0, 2, 6], dtype=torch.int32)
 QKV = torch.zeros(6, 3, 2, 16)
 
@@ -125,7 +151,8 @@ QKV = torch.zeros(6, 3, 2, 16)
     ("qkv", "cu_seqlens", "longest", "scale", "message"),
     [
         (QKV[0], CU, 4, None, r"qkv has shape \[3, 2, 16\], expected \[T, 3, H, d\]"),
-        (torch.zeros(6, 3, 1, 65), CU, 4, None, "d from 1 to 64"),
+        (torch.zeros(6, 3, 1, 65), CU, 4, None, "d from 3 to 64"),
+        (torch.zeros(6, 3, 1, 2), CU, 4, None, "d from 3 to 64"),
         (QKV.int(), CU, 4, None, "qkv is torch.int32"),
         (QKV, CU.long(), 4, None, "cu_seqlens is torch.int64"),
         (QKV, CU, -1, None, "max_seqlen is -1"),

@@ -106,6 +106,35 @@ def test_bits_do_not_depend_on_packing_or_repetition(head_dim: int) -> None:
             assert torch.equal(value, rows), f"{name} of the sequence of {length}"
 
 
+@pytest.mark.parametrize("head_dim", [5, 16])
+def test_bits_do_not_depend_on_the_query_tile(head_dim: int) -> None:
+    """In 16 bits the longest length picks the tile of queries: alone in 32 rows, beside a long one in 64."""
+    qkv, cu_seqlens = packed_case([17, 33, 2, 29, 129], 2, head_dim)
+    dout, _ = cotangents_of(qkv, False)
+    half, g = qkv.half(), dout.half()
+    assert kernel.tile_for("attention", 16, 2, 33).rows < kernel.tile_for("attention", 16, 2, 129).rows
+
+    def run(rows: int, cu: Tensor, longest: int) -> dict[str, Tensor]:
+        return all_results(lambda x: ops.attention(x, cu, longest), half[:rows], (g[:rows], None))
+
+    long, short = run(len(half), cu_seqlens, 129), run(81, cu_seqlens[:5], 33)
+    for name, value in short.items():
+        assert torch.equal(value, long[name][:, :81] if name == "lse" else long[name][:81]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(3, 5), (2, 16)])
+def test_cls_alone_has_the_bits_of_the_cls_row(num_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    qkv, cu_seqlens = packed_case([17, 0, 1, 70, 129], num_heads, head_dim)
+    qkv = qkv.to(dtype)
+    alone = ops.attention_cls(qkv, cu_seqlens)
+    whole, _ = ops.attention(qkv, cu_seqlens, 129)
+    some = cu_seqlens.diff() > 0
+    assert torch.equal(alone[some], whole[cu_seqlens[:-1].long()[some]])
+    assert not alone[~some].any()
+    assert ops.attention_cls(qkv[:0], cu_seqlens[:1]).shape == (0, num_heads, head_dim)
+
+
 @pytest.mark.parametrize("cu_seqlens", [[0], [0, 0, 0]])
 def test_no_tokens(cu_seqlens: list[int]) -> None:
     qkv = torch.zeros(0, 3, 2, 16, requires_grad=True)
@@ -126,7 +155,7 @@ def test_more_than_65535_sequences_lie_on_the_wide_grid_axis(monkeypatch: pytest
 
     monkeypatch.setattr(kernel, "_attention_fwd_kernel", Recorder())
     cu_seqlens = torch.arange(70_001, dtype=torch.int32)
-    ops.attention(torch.zeros(70_000, 3, 12, 1), cu_seqlens, 4097)
+    ops.attention(torch.zeros(70_000, 3, 12, 3), cu_seqlens, 4097)
     ((axis0, axis1),) = grids
     assert axis0 == 70_000 * 12 < 1 << 31
     assert axis1 <= 65_535

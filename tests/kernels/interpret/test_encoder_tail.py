@@ -71,6 +71,37 @@ def test_within_twice_plain_float32(
         assert error(ours, wanted) <= min(3e-6, max(2 * error(theirs, wanted), 3e-7)), i
 
 
+@pytest.mark.parametrize("stream", [torch.float32, torch.float16])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_half_precision_products_beside_either_stream(version: str, stream: torch.dtype) -> None:
+    """Against the twin, which rounds where the kernel does (the interpreter multiplies in float32)."""
+    inputs = [t.float() for t in make_inputs(version, 33)]
+    grad = torch.from_numpy(np.random.default_rng(6).standard_normal((33, SIZES[version][1]))).to(stream)
+    attn, x = inputs[0].half(), inputs[1].to(stream)
+    leaves = [t.clone().requires_grad_() for t in (attn, x, *inputs[2:])]
+    y = ops.encoder_tail(*leaves, residual=2.0)
+    assert y.dtype == stream
+    found = torch.autograd.grad(y, leaves, grad)
+    assert [g.dtype for g in found] == [torch.float16, stream] + [torch.float32] * len(inputs[2:])
+    exact = run([attn, x, *inputs[2:]], torch.float64, grad, residual=2.0)
+    for value, wanted in zip((y.detach(), *found), exact, strict=True):
+        assert torch.isfinite(value).all()
+        assert error(value, wanted) <= 2e-3
+
+
+def test_cls_rows_alone_have_the_bits_of_the_whole() -> None:
+    inputs = [t.float() for t in make_inputs("1.1", 35)]
+    cu_seqlens = torch.tensor([0, 17, 18, 35], dtype=torch.int32)
+    first = cu_seqlens[:-1].long()
+    whole = ops.encoder_tail(*inputs, residual=2.0)
+    alone = ops.encoder_tail_cls(inputs[0][first], inputs[1], cu_seqlens, *inputs[2:], residual=2.0)
+    assert torch.equal(alone, whole[first])
+    ends = torch.tensor([0, 35, 35], dtype=torch.int32)  # the last sequence is empty
+    rows = ops.encoder_tail_cls(inputs[0][:2], inputs[1], ends, *inputs[2:], residual=2.0)
+    assert torch.equal(rows[0], whole[0])
+    assert torch.isfinite(rows).all()
+
+
 def test_rows_do_not_depend_on_packing() -> None:
     inputs = make_inputs("1.0", 35)
     grad = torch.from_numpy(np.random.default_rng(7).standard_normal((35, 64)))
