@@ -85,7 +85,8 @@ def forward(model: reference.LWM, tokens: Tensor) -> Tensor:
 
 
 def embed(model: reference.LWM, csi: NDArray[np.complex64], batch: int) -> NDArray[np.float32]:
-    """CLS embeddings [n, D]: tokenise everything, collate everything, then the model batch by batch."""
+    """CLS embeddings [n, D]: tokenise everything, collate everything, then the model batch by batch on its device."""
     tokens = collate(TOKENIZE[model.version](csi))
-    outputs = [forward(model, part)[:, 0] for part in tokens.split(batch)]
+    device = model.decoder_bias.device
+    outputs = [forward(model, part.to(device))[:, 0].cpu() for part in tokens.split(batch)]
     return torch.cat(outputs).numpy()

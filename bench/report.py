@@ -7,60 +7,18 @@ nothing and fails where a document does not say what the result files say.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench import report_training
+from bench.markdown import markdown, one, ratio, rows, seconds, size, sizes
 from lwm_fast.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/numerics.md")
+DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/numerics.md", "docs/training.md", "docs/drop_in.md")
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-Found = dict[str, str]  # one row of a result file
-
-
-def rows(case: str, **labels: str) -> list[Found]:
-    """Rows of a result file whose columns hold ``labels``."""
-    with open(RESULTS / f"{case}.csv", newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row[k] == v for k, v in labels.items())]
-
-
-def one(found: Sequence[Found], **labels: str) -> Found:
-    return next(row for row in found if all(row[k] == v for k, v in labels.items()))
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    body = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(line) + " |\n" for line in body)
-
-
-def seconds(row: Found) -> str:
-    value = float(row["median_s_per_item"])
-    unit, factor = ("s", 1.0) if value >= 1 else ("ms", 1e3) if value >= 1e-3 else ("us", 1e6)
-    return f"{value * factor:.3g} {unit}"
-
-
-def ratio(row: Found) -> str:
-    low, middle, high = (float(row[f"ratio_{name}"]) for name in ("low", "median", "high"))
-    digits = 0 if middle >= 100 else 1
-    return f"**{middle:.{digits}f}x** ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def size(row: Found) -> str:
-    return f"v{row['version']} {row['num_antennas']}x{row['num_subcarriers']}, {row['seq_len']} tokens"
-
-
-def sizes(found: Sequence[Found]) -> list[list[Found]]:
-    """Rows grouped by model, size and threads, in file order."""
-    groups: dict[tuple[str, ...], list[Found]] = {}
-    for row in found:
-        key = tuple(row[name] for name in ("version", "num_antennas", "num_subcarriers"))
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
 
 
 def encode() -> str:
@@ -182,15 +140,22 @@ def headline() -> str:
     return markdown(header, lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {
+TABLES: dict[str, Callable[[], str]] = report_training.TABLES | {
     table.__name__: table
     for table in (headline, encode, tokenize, rays_to_csi, load, other, numerics_float32, numerics_encode)
 }
 
 
 def filled(text: str) -> str:
-    """A document's text with every marked table made anew."""
-    return _MARKED.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
+    """A document's text with every marked table made anew; one whose case has no rows yet says so."""
+    return _MARKED.sub(lambda m: m[1] + _table(m[2]) + m[3], text)
+
+
+def _table(name: str) -> str:
+    try:
+        return TABLES[name]()
+    except FileNotFoundError as missing:
+        return f"Not yet measured: there is no {Path(missing.filename).name}.\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stale = []
     for name in DOCUMENTS:
         path = ROOT / name
+        if not path.is_file():
+            continue
         text = path.read_text(encoding="utf-8")
         if (new := filled(text)) != text:
             stale.append(name)

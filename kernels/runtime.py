@@ -9,6 +9,7 @@ TRITON_INTERPRET=1 the Triton code itself runs on CPU tensors.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -108,18 +109,21 @@ def autocast(x: Tensor) -> Tensor:
 
 
 def operator(name: str, schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """Registers a function as the custom op `lwm_fast::name`; autocast is off inside it.
+    """Registers a function as the custom op `lwm_fast::name`, run on its tensors' device, autocast off inside.
 
-    An op's own arithmetic is part of what it is: autocast may change what it is given, not how it computes.
+    An op's own arithmetic is part of what it is: autocast may change what it is given, not how it computes. And
+    Triton launches on the current device, which need not be where the tensors are.
     """
 
     def register(fn: Callable[..., Any]) -> CustomOpDef:
         @functools.wraps(fn)
         def exact(*args: Any) -> Any:
-            device = next(a for a in args if isinstance(a, Tensor)).device.type
-            if not torch.is_autocast_enabled(device):
-                return fn(*args)
-            with torch.autocast(device, enabled=False):
+            device = next(a for a in args if isinstance(a, Tensor)).device
+            with contextlib.ExitStack() as settings:
+                if device.type == "cuda" and device.index != torch.cuda.current_device():
+                    settings.enter_context(torch.cuda.device(device))
+                if torch.is_autocast_enabled(device.type):
+                    settings.enter_context(torch.autocast(device.type, enabled=False))
                 return fn(*args)
 
         return torch.library.custom_op(f"lwm_fast::{name}", exact, mutates_args=(), schema=schema)

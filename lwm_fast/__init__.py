@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from lwm_fast._version import __version__
 
 if TYPE_CHECKING:
-    from lwm_fast import data, ops, plots, reference
+    from lwm_fast import data, ops, plots, reference, training
     from lwm_fast.backends import use_backend
     from lwm_fast.config import LWMConfig
     from lwm_fast.data import Channels, load_channels
+    from lwm_fast.drop_in import accelerate
     from lwm_fast.errors import BackendUnavailableError, InputError, LWMFastError
     from lwm_fast.model import LWM
     from lwm_fast.tokens import detokenize, tokenize
@@ -32,11 +33,12 @@ _WHERE = {
     "tokenize": "lwm_fast.tokens",
     "detokenize": "lwm_fast.tokens",
     "use_backend": "lwm_fast.backends",
+    "accelerate": "lwm_fast.drop_in",
     "InputError": "lwm_fast.errors",
     "LWMFastError": "lwm_fast.errors",
     "BackendUnavailableError": "lwm_fast.errors",
 }
-_MODULES = ("data", "ops", "plots", "reference")
+_MODULES = ("data", "ops", "plots", "reference", "training")
 
 __all__ = [
     "LWM",
@@ -46,6 +48,7 @@ __all__ = [
     "LWMConfig",
     "LWMFastError",
     "__version__",
+    "accelerate",
     "data",
     "detokenize",
     "load_channels",
@@ -53,6 +56,7 @@ __all__ = [
     "plots",
     "reference",
     "tokenize",
+    "training",
     "use_backend",
 ]
 

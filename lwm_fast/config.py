@@ -36,6 +36,7 @@ class LWMConfig:
     ffn_dim: int = 256
     max_len: int = 129
     dropout: float = 0.1
+    input_scale: str = "fixed"  # or "power": see lwm_fast.scaling
 
     def __post_init__(self) -> None:
         if self.lwm_version not in SIZES:
@@ -51,6 +52,8 @@ class LWMConfig:
                 raise InputError(f"LWMConfig.{field.name}={value!r} must be a positive integer")
         if not 0 <= self.dropout < 1:
             raise InputError(f"LWMConfig.dropout={self.dropout!r} must lie in [0, 1)")
+        if self.input_scale not in ("fixed", "power"):
+            raise InputError(f'LWMConfig.input_scale={self.input_scale!r} must be "fixed" or "power"')
 
     @classmethod
     def v1_0(cls, **changes: Any) -> LWMConfig:

@@ -138,7 +138,7 @@ def _manifest(
 ) -> Manifest:
     get_pool(pool)
     device = model.device
-    backend = backends.select(device, precision=precision)
+    backend = backends.select(device, precision=precision, config=model.config)
     _, num_antennas, num_subcarriers = channels.shape
     check_size((num_antennas, num_subcarriers), model.config)  # before anything is written
     seq_len = num_tokens(num_antennas, num_subcarriers, model.config.lwm_version)

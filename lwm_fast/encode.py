@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lwm_fast import _C, backends
+from lwm_fast import backends
+from lwm_fast.encode_work import Array, Source, Work, check_size
 from lwm_fast.errors import InputError
-from lwm_fast.packed import PackedBatch
 from lwm_fast.pooling import Pool, Ragged, get_pool
 from lwm_fast.progress import Progress
-from lwm_fast.tokens import num_tokens
+from lwm_fast.streaming import Piece
 
 if TYPE_CHECKING:
-    from lwm_fast.config import LWMConfig
-    from lwm_fast.data import Channels
     from lwm_fast.model import LWM
 
-Array = npt.NDArray[Any]
-Source: TypeAlias = "Channels | Array | Tensor | Sequence[Array | Tensor] | str | os.PathLike[str]"
+__all__ = ["Embeddings", "Source", "check_size", "encode", "pick_batch_size"]
+
 Embeddings: TypeAlias = "Array | Tensor | Ragged"
 
 Item = TypeVar("Item")
 
 PRECISIONS = ("float32", "bf16x3", "bfloat16", "float16")
-_BLOCK_BYTES = 32 << 20  # csi read at once
-_V1_0_SIZE = (32, 32)
 
 
 def encode(
@@ -73,30 +69,54 @@ def encode(
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     how = get_pool(pool)
-    backend = backends.select(model.device, precision=precision)
-    work = _Work.of(source, model.config, scale)
+    backend = backends.select(model.device, precision=precision, config=model.config)
+    work = Work.of(source, model.config, scale)
     result = _Result(how, work, model, out, convert_to_tensor)
     batch = pick_batch_size(batch_size, backend.batch_tokens(model.device), work.seq_lens)
+    pieces = work.pieces(batch, mixes_lengths=backend.mixes_lengths)
     training = model.training
     model.eval()
 
-    def run(item: tuple[Array, PackedBatch]) -> int:
-        index, packed = item
-        with torch.inference_mode():
-            values = backend.encode(model, packed, how, precision)
-            if normalize:
-                values = torch.nn.functional.normalize(values, dim=-1)
-            result.put(index, values)
-        return len(packed)
+    def run(piece: Piece) -> int:
+        try:
+            values = backend.encode(model, piece.batch, how, precision)
+        except torch.OutOfMemoryError:
+            if len(piece.batch) <= 1:
+                raise
+        else:
+            result.put(piece.index, F.normalize(values, dim=-1) if normalize else values)
+            return len(piece.batch)
+        torch.cuda.empty_cache()  # the failed attempt's tensors are free by now
+        return sum(run(half) for half in piece.halves())
+
+    def in_inference_mode(piece: Piece) -> int:
+        with torch.inference_mode():  # a worker thread has its own mode
+            return run(piece)
 
     try:
         with Progress(len(work), "embedding", show=show_progress_bar) as progress:
-            batches = work.batches(model.config.lwm_version, batch)
-            for done in _side_by_side(run, batches, backend.workers(model.device)):
-                progress.update(done)
+            with torch.inference_mode():
+                stream = backend.stream(
+                    model, _ahead(pieces), how, precision, normalize=normalize, to_host=result.on_host
+                )
+                for piece, rows in stream or ():
+                    result.put(piece.index, rows)
+                    progress.update(len(piece.batch))
+            if stream is None:
+                for done in _side_by_side(in_inference_mode, pieces, backend.workers(model.device)):
+                    progress.update(done)
     finally:
         model.train(training)
     return result.finish()
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made by a thread of its own while the one before is used."""
+    with ThreadPoolExecutor(1, "lwm_fast") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _side_by_side(run: Callable[[Item], int], items: Iterable[Item], workers: int) -> Iterator[int]:
@@ -125,82 +145,11 @@ def _own_torch_thread() -> None:
     torch.set_flush_denormal(True)
 
 
-class _Work:
-    """What is to be embedded: ``Channels`` of one size, or a list of mixed sizes."""
-
-    def __init__(
-        self, channels: Channels | None, samples: list[Array], config: LWMConfig, scale: float
-    ) -> None:
-        self._channels, self._samples, self._scale = channels, samples, scale
-        version = config.lwm_version
-        if channels is not None:
-            check_size(channels.shape[1:], config)
-            length = num_tokens(channels.shape[1], channels.shape[2], version)
-            self.seq_lens: npt.NDArray[np.int64] = np.full(len(channels), length, dtype=np.int64)
-            self.common_length: int | None = length
-        else:
-            for i, sample in enumerate(samples):
-                check_size(sample.shape, config, f"channel {i}: ")
-            self.seq_lens = np.array(
-                [num_tokens(s.shape[0], s.shape[1], version) for s in samples], dtype=np.int64
-            )
-            self.common_length = None
-
-    @classmethod
-    def of(cls, source: Any, config: LWMConfig, scale: float | None) -> _Work:
-        from lwm_fast.data import Channels, load_channels
-
-        if isinstance(source, (list, tuple)):
-            return cls(None, _samples(source), config, 1e6 if scale is None else scale)
-        if isinstance(source, Channels):
-            channels = source
-        elif isinstance(source, (np.ndarray, Tensor)) and source.ndim == 3 and len(source) == 0:
-            channels = Channels.from_arrays(np.asarray(source))  # nothing to check, nothing to embed
-        else:
-            channels = load_channels(source, in_memory=False, scale=scale)
-        return cls(channels, [], config, channels.meta.scale if scale is None else scale)
-
-    def __len__(self) -> int:
-        return len(self.seq_lens)
-
-    def batches(self, version: str, batch_size: int) -> Iterator[tuple[Array, PackedBatch]]:
-        if self._channels is not None:
-            yield from self._dense(version, batch_size)
-        else:
-            yield from self._mixed(version, batch_size)
-
-    def _dense(self, version: str, batch_size: int) -> Iterator[tuple[Array, PackedBatch]]:
-        channels = self._channels
-        assert channels is not None
-        entry_bytes = 8 * channels.shape[1] * channels.shape[2]
-        block = batch_size * max(1, _BLOCK_BYTES // (batch_size * entry_bytes))
-        for start in range(0, len(channels), block):
-            csi = channels.read(start, min(start + block, len(channels)))
-            for first in range(0, len(csi), batch_size):
-                part = csi[first : first + batch_size]
-                index = np.arange(start + first, start + first + len(part))
-                packed = PackedBatch.from_samples(part, version, scale=self._scale, sample_id=index)
-                _check_values(packed, index, zero_is_an_error=False)
-                yield index, packed
-
-    def _mixed(self, version: str, batch_size: int) -> Iterator[tuple[Array, PackedBatch]]:
-        longest = int(self.seq_lens.max(initial=1))
-        for length in np.unique(self.seq_lens):  # equal lengths together: nothing is padded
-            bucket = np.flatnonzero(self.seq_lens == length)
-            step = max(1, batch_size * longest // int(length))
-            for first in range(0, len(bucket), step):
-                index = bucket[first : first + step]
-                picked = [self._samples[i] for i in index]
-                packed = PackedBatch.from_samples(picked, version, scale=self._scale, sample_id=index)
-                _check_values(packed, index, zero_is_an_error=True)
-                yield index, packed
-
-
 class _Result:
     """Where the embeddings go: one dense array, or rows of a ``Ragged``."""
 
     def __init__(
-        self, pool: Pool, work: _Work, model: LWM, out: Array | Tensor | None, as_tensor: bool
+        self, pool: Pool, work: Work, model: LWM, out: Array | Tensor | None, as_tensor: bool
     ) -> None:
         dim = model.config.embed_dim
         rows = np.array([pool.rows(int(n)) for n in work.seq_lens], dtype=np.int64)
@@ -225,61 +174,28 @@ class _Result:
                 )
             self.values = out
 
-    def put(self, index: Array, values: Tensor) -> None:
+    def put(self, index: Array, rows: Tensor) -> None:
+        """Rows of sequences ``index``, one sequence after another, into their places."""
         place: Any = index
+        shape: tuple[int, ...] = (len(index), *self.values.shape[1:])
         if self._ragged is not None:
             place = np.concatenate([np.arange(self._ragged[i], self._ragged[i + 1]) for i in index])
-            values = values.flatten(0, 1)
-        elif index[-1] - index[0] == len(index) - 1:
+            shape = (len(place), self.values.shape[1])
+        elif index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all()):
             place = slice(int(index[0]), int(index[-1]) + 1)
+        values = rows.reshape(shape)
         if isinstance(self.values, Tensor):
             place = place if isinstance(place, slice) else torch.from_numpy(place).to(self.values.device)
             self.values[place] = values.to(self.values.device, self.values.dtype)
         else:
             self.values[place] = values.cpu().numpy()
 
+    @property
+    def on_host(self) -> bool:
+        return not isinstance(self.values, Tensor) or self.values.device.type == "cpu"
+
     def finish(self) -> Embeddings:
         return self.values if self._ragged is None else Ragged(self.values, self._ragged)
-
-
-def _samples(source: Sequence[Any]) -> list[Array]:
-    samples = []
-    for i, item in enumerate(source):
-        array = item.detach().cpu().resolve_conj().numpy() if isinstance(item, Tensor) else np.asarray(item)
-        if array.ndim != 2 or array.dtype.kind != "c":
-            raise InputError(
-                f"channel {i} of the list is {array.dtype} {array.shape}; each must be complex "
-                "[num_antennas, num_subcarriers] (one array [n, num_antennas, num_subcarriers] needs no list)"
-            )
-        samples.append(np.ascontiguousarray(array, dtype=np.complex64))
-    return samples
-
-
-def check_size(size: Sequence[int], config: LWMConfig, place: str = "") -> None:
-    """Raises InputError for channels of a size that the model does not take."""
-    num_antennas, num_subcarriers = size
-    if config.lwm_version == "1.0" and (num_antennas, num_subcarriers) != _V1_0_SIZE:
-        raise InputError(
-            f"{place}LWM v1.0 takes 32x32 channels (antennas x subcarriers), these are "
-            f"{num_antennas}x{num_subcarriers}; load them as 32x32 or use v1.1 weights, which take any size"
-        )
-    length = num_tokens(num_antennas, num_subcarriers, config.lwm_version)
-    if length > config.max_len:
-        raise InputError(
-            f"{place}a {num_antennas}x{num_subcarriers} channel gives {length} tokens and the model has positions for "
-            f"{config.max_len}; use fewer antennas or subcarriers, or model.resize_positions({length})"
-        )
-
-
-def _check_values(packed: PackedBatch, index: Array, *, zero_is_an_error: bool) -> None:
-    flags = np.empty(len(packed), dtype=np.uint8)
-    _C.check_csi(packed.csi, packed.offsets, flags)
-    for bit, what in ((1, "NaN or Inf in"), (2, "all-zero")):
-        bad = index[(flags & bit) != 0]
-        if len(bad) and (bit == 1 or zero_is_an_error):
-            from lwm_fast.data.checks import name_users
-
-            raise InputError(f"{what} channels ({name_users(bad)}); remove them before embedding")
 
 
 def pick_batch_size(asked: int | str, token_budget: int, seq_lens: Array) -> int:

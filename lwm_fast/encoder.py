@@ -187,25 +187,3 @@ def encode_tokens(tokens: Tensor, weights: EncoderWeights, *, cls_only: bool = F
         if w.norm2 is not None:
             x = w.norm2(x)
     return x
-
-
-def differentiable(model: reference.LWM, tokens: Tensor) -> Tensor:
-    """The same encoder for training: every parameter gets its gradient, dropout as in the release."""
-    s = model.sizes
-    x: Tensor = model.embedding(tokens)
-    for layer in model.layers:
-        assert isinstance(layer, (reference.LayerV10, reference.LayerV11))
-        attn = layer.enc_self_attn
-        projections = (attn.W_Q, attn.W_K, attn.W_V)
-        weight = torch.cat([w.weight for w in projections])
-        bias = torch.cat([w.bias for w in projections])
-        q, k, v = F.linear(x, weight, bias).unflatten(-1, (3, s.num_heads, s.head_dim)).permute(2, 0, 3, 1, 4)
-        values = F.scaled_dot_product_attention(q, k, v)
-        a = layer.dropout(attn.linear(values.transpose(1, 2).flatten(2)))
-        if isinstance(layer, reference.LayerV10):
-            a = layer.norm(x + a)
-            x = a + layer.dropout(layer.pos_ffn(a))
-        else:
-            a = layer.norm1(2 * x + a)
-            x = layer.norm2(a + layer.pos_ffn(a))
-    return x

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from lwm_fast.errors import InputError
 
 if TYPE_CHECKING:
     from lwm_fast.encode import Embeddings, Source
+
+Derived = TypeVar("Derived")
 
 
 class LWM(reference.LWM):
@@ -35,7 +38,7 @@ class LWM(reference.LWM):
         super().__init__(config.lwm_version, config.sizes)
         self.config = config
         self.weights_info: WeightsInfo | None = None
-        self._prepared: dict[torch.dtype, tuple[tuple[Any, ...], EncoderWeights]] = {}
+        self._derived: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     # ------------------------------------------------------------------------------- making and keeping
 
@@ -132,34 +135,57 @@ class LWM(reference.LWM):
 
     def prepared(self, dtype: torch.dtype = torch.float32) -> EncoderWeights:
         """Weights folded for inference; made once and again whenever a parameter has changed or moved."""
+        return self.derived(f"folded {dtype}", lambda: prepare(self, dtype))
+
+    def derived(self, name: str, make: Callable[[], Derived]) -> Derived:
+        """What ``make`` gives without gradients, kept under a name until a parameter has changed or moved."""
         # Tensors made under inference_mode keep no version; they cannot be trained either.
         state = tuple(
             (p.data_ptr(), 0 if p.is_inference() else p._version, p.device) for p in self.parameters()
         )
-        if dtype not in self._prepared or self._prepared[dtype][0] != state:
+        if name not in self._derived or self._derived[name][0] != state:
             with torch.no_grad():
-                self._prepared[dtype] = (state, prepare(self, dtype))
-        return self._prepared[dtype][1]
+                self._derived[name] = (state, make())
+        made: Derived = self._derived[name][1]
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": {}}  # a cache: neither copied nor pickled
+        return {**self.__dict__, "_derived": {}}  # a cache: neither copied nor pickled
 
     def forward(
-        self, input_ids: Tensor, masked_pos: Tensor | None = None, *, return_attention: bool = False
+        self,
+        input_ids: Tensor,
+        masked_pos: Tensor | None = None,
+        *,
+        return_attention: bool | Sequence[int] = False,
     ) -> tuple[Tensor | list[Tensor] | None, ...]:
         """The released forward: see :class:`lwm_fast.reference.LWM` for shapes and return values.
 
         input_ids float [B, S, patch_len] with CLS first; masked_pos int64 [B, M] (CLS counts as 0).
-        Attention maps cost B*H*S*S floats a layer and are made only when asked for.
+        return_attention: True for the attention weights of all layers, or the numbers of some layers, whose
+            maps come in that order. They cost B*H*S*S floats a layer and are made only when asked for.
         """
         self._check_tokens(input_ids, masked_pos)
-        if return_attention:
-            return super().forward(input_ids, masked_pos, return_attention=True)
-        x = backends.select(self.device, training=self.training).forward(self, input_ids)
+        layers = self._layers_asked_for(return_attention)
+        backend = backends.select(self.device, training=self.training, config=self.config)
+        if layers is None:
+            x, maps = backend.forward(self, input_ids), None
+        else:
+            x, maps = backend.forward_with_maps(self, input_ids, layers)
         logits = None if masked_pos is None else self.head(x, masked_pos)
         if self.version == "1.0":
             return logits, x
-        return (x, None) if masked_pos is None else (logits, x, None)
+        return (x, maps) if masked_pos is None else (logits, x, maps)
+
+    def _layers_asked_for(self, return_attention: bool | Sequence[int]) -> list[int] | None:
+        if isinstance(return_attention, bool):
+            return list(range(self.config.num_layers)) if return_attention else None
+        layers = list(return_attention)
+        if bad := [i for i in layers if not 0 <= i < self.config.num_layers]:
+            raise InputError(
+                f"return_attention={layers}: there is no layer {bad[0]}; this model has 0..{self.config.num_layers - 1}"
+            )
+        return layers
 
     def _check_tokens(self, tokens: Tensor, masked_pos: Tensor | None) -> None:
         c = self.config
@@ -177,6 +203,11 @@ class LWM(reference.LWM):
             raise InputError(
                 f"masked_pos is {tuple(masked_pos.shape)}; [{tokens.shape[0]}, num_masked] was expected"
             )
+
+    def predict(self, rows: Tensor) -> Tensor:
+        """The masked-patch head on chosen token outputs: [M, embed_dim] -> predicted patches [M, patch_len]."""
+        patches: Tensor = self.decoder(self.norm(F.relu(self.linear(rows)))) + self.decoder_bias
+        return patches
 
     def encode(self, source: Source, pool: str = "cls", **options: Any) -> Embeddings:
         """Embeddings of channels: ``model.encode(csi, pool="cls")``. See :func:`lwm_fast.encode.encode`."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _LOS_STYLE = {1: ("LoS", "#1b7837"), 0: ("NLoS", "#c2571a"), -1: ("no path", "#9a9a9a")}
 
 
-def _figure(columns: int) -> tuple[Figure, Any]:
+def make_figure(columns: int) -> tuple[Figure, Any]:
+    """An empty figure and its axes in a row; InputError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -64,7 +65,7 @@ def positions_and_embeddings(
             f"{len(xy)} positions, {len(embeddings)} embeddings and {len(label)} LoS labels do not match"
         )
     scores, shares = project(embeddings)
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = make_figure(2)
     if buildings is not None:
         from matplotlib.patches import Rectangle
 

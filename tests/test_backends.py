@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lwm_fast.kernels import runtime
 from support.released import random_csi
 
 from lwm_fast import LWM, BackendUnavailableError, InputError, LWMConfig, backends, use_backend
+from lwm_fast.cli import main
 
 CPU = torch.device("cpu")
 
@@ -26,11 +28,45 @@ def test_force_by_name_for_a_block_and_for_good():
     assert backends.forced() is None
 
 
-@pytest.mark.parametrize("name", ["triton", "native"])
-def test_a_backend_that_is_not_here_says_so(name):
-    with pytest.raises(BackendUnavailableError, match="not part of this version"):
-        use_backend(name)
+def test_a_backend_that_is_not_here_says_so():
+    with pytest.raises(BackendUnavailableError, match=r"native: .* not part of this version"):
+        use_backend("native")
     assert backends.forced() is None
+
+
+def test_triton_without_a_gpu_says_why(monkeypatch):
+    monkeypatch.setattr(runtime, "INTERPRET", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        BackendUnavailableError, match=r"triton: (torch sees no CUDA device|triton is not installed)"
+    ):
+        use_backend("triton")
+    assert backends.forced() is None
+    monkeypatch.setattr(runtime, "HAVE_TRITON", False)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'lwm_fast\[gpu\]'"):
+        use_backend("triton")
+
+
+def test_triton_runs_on_cuda_devices_and_leaves_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(runtime, "HAVE_TRITON", True)
+    monkeypatch.setattr(runtime, "INTERPRET", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda = torch.device("cuda")
+    for training in (False, True):
+        assert backends.select(cuda, training=training, config=LWMConfig.v1_1()).name == "triton"
+    assert backends.select(cuda, config=LWMConfig.v1_1(embed_dim=24)).name == "torch"
+    assert backends.select(cuda, precision="float16").name == "triton"
+    reason = backends.BACKENDS["triton"].available(CPU)
+    assert reason == "it runs on CUDA devices, not on cpu"
+
+
+def test_env_shows_the_state_of_every_backend(capsys):
+    assert main(["env"]) == 0
+    _, _, cpu = capsys.readouterr().out.partition("backends on cuda")
+    cuda, _, cpu = cpu.partition("backends on cpu")
+    assert "triton  unavailable: " in cuda or "triton  available" in cuda
+    assert "native  unavailable: the native CPU encoder is not part of this version" in cpu
+    assert "torch   available" in cpu
 
 
 def test_an_unknown_name_lists_the_known_ones(monkeypatch):

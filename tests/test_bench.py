@@ -29,6 +29,7 @@ inputs: Any = importlib.import_module("bench.inputs")
 cases: Any = importlib.import_module("bench.cases")
 released: Any = importlib.import_module("bench.released")
 main: Any = importlib.import_module("bench.__main__").main
+training: Any = importlib.import_module("bench.released_training")
 report: Any = importlib.import_module("bench.report")
 
 ALWAYS = ("case", "arm", "unit", "command")
@@ -56,7 +57,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def assert_complete(found: list[dict[str, str]], case: str) -> None:
     assert found
     for row in found:
-        required = ALWAYS + (TIMED if case != "numerics" else ("error_vs_fp64",))
+        required = ALWAYS + {"numerics": ("error_vs_fp64",), "padding": RATIO}.get(case, TIMED)
         required += RATIO if row["baseline"] else ()
         assert not [name for name in required if row[name] == ""], row
         assert row["case"] == case
@@ -69,9 +70,8 @@ def assert_complete(found: list[dict[str, str]], case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["tokenize", "rays_to_csi", "load", "encode", "numerics", "import_time"])
+@pytest.mark.parametrize("case", cases.DEFAULT)
 def test_default_cases_run(shared_data, tmp_path, case):
-    assert case in cases.DEFAULT
     assert main([case, "--quick", "--out", str(tmp_path)]) == 0
     assert_complete(read(tmp_path / f"{case}.csv"), case)
 
@@ -200,6 +200,28 @@ def test_the_released_loop_makes_the_released_tokens(version, size):
     tokens = released.collate(released.TOKENIZE[version](csi))
     assert tokens.dtype == torch.float32
     assert torch.equal(tokens, reference.tokenize(torch.from_numpy(csi), version))
+
+
+@pytest.mark.parametrize("name", ["v11_8x32", "v11_32x32", "v11_30x50"])
+def test_the_released_masks_are_the_released_ones(shared_data, name):
+    with np.load(shared_data / "golden" / f"golden_{name}.npz") as z:
+        made = training.tokenize_mask_collate(z["raw"], "1.1", np.random.RandomState(0))
+        for ours, theirs in zip(made, (z["mask_tokens"], z["mask_targets"], z["mask_pos"]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_batch_with_a_wrong_mask_is_refused(version):
+    mask_collate = importlib.import_module("bench.cases.mask_collate")
+    csi = random_csi(3, 32, 32)
+    clean = reference.tokenize(torch.from_numpy(csi), version)
+    tokens, targets, positions = training.tokenize_mask_collate(csi, version, np.random.RandomState(0))
+    assert mask_collate.batch_error((tokens, targets, positions), clean, version) == 0.0
+    assert mask_collate.batch_error((tokens, targets, positions[:, :-1]), clean, version) > 0
+    assert mask_collate.batch_error((tokens, targets + 1, positions), clean, version) > 0
+    shown = next(row for row in range(1, clean.shape[1]) if row not in positions[0])
+    tokens[0, shown] += 1
+    assert mask_collate.batch_error((tokens, targets, positions), clean, version) > 0
 
 
 def test_the_published_baseline_keeps_denormals(tmp_path):

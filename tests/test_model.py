@@ -139,7 +139,7 @@ def test_gradients_of_every_parameter(version):
         ), name
 
 
-def test_dropout_only_in_training_and_as_the_reference_draws_it():
+def test_dropout_only_in_training():
     model = small("1.0")
     tokens = random_tokens(model, 2, 9)
     assert torch.equal(output_of(model, tokens), output_of(model, tokens))

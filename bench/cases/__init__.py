@@ -8,7 +8,10 @@ from collections.abc import Callable
 from bench.inputs import Settings
 from bench.rows import Row
 
-DEFAULT = ("tokenize", "rays_to_csi", "load", "encode", "numerics", "import_time")
+DEFAULT = (
+    *("tokenize", "rays_to_csi", "load", "encode", "numerics", "import_time"),
+    *("mask_collate", "padding", "loader", "train_step"),
+)
 ON_REQUEST = ("embed_memory",)  # takes minutes and 2 GB of temporary disk
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -10,12 +11,16 @@ from torch import Tensor
 
 from lwm_fast.backends.missing import NotInThisVersion
 from lwm_fast.backends.torch_backend import TorchBackend
+from lwm_fast.backends.triton_backend import TritonBackend
 from lwm_fast.errors import BackendUnavailableError, InputError
 
 if TYPE_CHECKING:
+    from lwm_fast.config import LWMConfig
+    from lwm_fast.draws import Draws
     from lwm_fast.model import LWM
     from lwm_fast.packed import PackedBatch
     from lwm_fast.pooling import Pool
+    from lwm_fast.streaming import Piece
 
 
 class Backend(Protocol):
@@ -23,8 +28,12 @@ class Backend(Protocol):
 
     name: str
     trains: bool  # gradients and dropout
+    mixes_lengths: bool  # one batch may hold sequences of any lengths; else they must be equal
 
     def available(self, device: torch.device) -> str | None: ...
+
+    def supports(self, config: LWMConfig) -> str | None:
+        """None, or the reason why models of these sizes cannot run on it."""
 
     def precisions(self, device: torch.device) -> tuple[str, ...]: ...
 
@@ -35,16 +44,42 @@ class Backend(Protocol):
         """Threads that should each run whole batches; 0 runs them one by one in the caller's thread."""
 
     def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
-        """Pooled float32 embeddings of sequences of one length: [B, D] or [B, rows, D]."""
+        """Pooled float32 embeddings: [B, D], [B, rows, D] or, sequence after sequence, [all rows, D]."""
+
+    def stream(
+        self,
+        model: LWM,
+        pieces: Iterable[Piece],
+        pool: Pool,
+        precision: str,
+        *,
+        normalize: bool,
+        to_host: bool,
+    ) -> Iterator[tuple[Piece, Tensor]] | None:
+        """Batches in a row with their copies beside the computing: each piece, perhaps in parts, with its rows.
+
+        None where batches are to be given to ``encode`` one by one.
+        """
 
     def forward(self, model: LWM, tokens: Tensor) -> Tensor:
         """tokens [B, S, patch_len] -> output [B, S, D], differentiable where gradients are on."""
+
+    def forward_with_maps(
+        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As ``forward``, with the attention weights [B, H, S, S] of some layers."""
+
+    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
+        """Masked channel modelling: (predicted, target) [M, patch_len], rows in the mask's order.
+
+        draws: of the dropout, None for no dropout. Gradients reach the parameters. InputError without a mask.
+        """
 
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        NotInThisVersion("triton", "the Triton encoder is not part of this version"),
+        TritonBackend(),
         NotInThisVersion("native", "the native CPU encoder is not part of this version"),
         TorchBackend(),
     )
@@ -95,13 +130,24 @@ def forced() -> str | None:
     return None
 
 
-def select(device: torch.device, *, training: bool = False, precision: str | None = None) -> Backend:
-    """The backend for a device: the forced one, else the first of its order that can do the work."""
+def select(
+    device: torch.device,
+    *,
+    training: bool = False,
+    precision: str | None = None,
+    config: LWMConfig | None = None,
+) -> Backend:
+    """The backend for a device: the forced one, else the first of its order that can do the work.
+
+    config: the sizes of the model; without it they are not looked at.
+    """
     name = forced()
     refused = []
     for candidate in (name,) if name else ORDER.get(device.type, _OTHER):
         backend = BACKENDS[candidate]
         reason = backend.available(device)
+        if reason is None and config is not None:
+            reason = backend.supports(config)
         if reason is None and training and not backend.trains:
             reason = "it does not train"
         if reason is None and precision is not None and precision not in backend.precisions(device):

@@ -1,18 +1,24 @@
-"""The `torch` backend: fused torch operations on any device, and the only one here that trains."""
+"""The `torch` backend: fused torch operations on any device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lwm_fast import encoder
+from lwm_fast.draws import Draws
+from lwm_fast.mcm import mcm_by_length
+from lwm_fast.train_encoder import encode_for_training
 
 if TYPE_CHECKING:
+    from lwm_fast.config import LWMConfig
     from lwm_fast.model import LWM
     from lwm_fast.packed import PackedBatch
     from lwm_fast.pooling import Pool
+    from lwm_fast.streaming import Piece
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A CPU batch keeps its activations near the caches: 8x129 to 64x17 tokens measured best on one core.
@@ -25,8 +31,12 @@ class TorchBackend:
 
     name = "torch"
     trains = True
+    mixes_lengths = False
 
     def available(self, device: torch.device) -> str | None:
+        return None
+
+    def supports(self, config: LWMConfig) -> str | None:
         return None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
@@ -46,6 +56,18 @@ class TorchBackend:
         weights = model.prepared(DTYPES[precision])
         return pool(encoder.encode_tokens(tokens, weights, cls_only=pool.needs_cls_only))
 
+    def stream(
+        self,
+        model: LWM,
+        pieces: Iterable[Piece],
+        pool: Pool,
+        precision: str,
+        *,
+        normalize: bool,
+        to_host: bool,
+    ) -> Iterator[tuple[Piece, Tensor]] | None:
+        return None
+
     def forward(self, model: LWM, tokens: Tensor) -> Tensor:
         wants_grad = torch.is_grad_enabled() and (
             tokens.requires_grad or any(p.requires_grad for p in model.parameters())
@@ -56,5 +78,25 @@ class TorchBackend:
             or tokens.dtype != torch.float32
             or model.decoder_bias.dtype != tokens.dtype
         ):
-            return encoder.differentiable(model, tokens)
+            return encode_for_training(model, tokens, draws_of(model, tokens))
         return encoder.encode_tokens(tokens, model.prepared())
+
+    def forward_with_maps(
+        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        x, maps = model.embedding(tokens), {}
+        for i, layer in enumerate(model.layers):
+            x, weights = layer(x)
+            if i in layers:
+                maps[i] = weights
+        return x, [maps[i] for i in layers]
+
+    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
+        return mcm_by_length(model, batch, draws, encode_for_training)
+
+
+def draws_of(model: LWM, tokens: Tensor) -> Draws | None:
+    """What a forward of a model in training mode drops; None where it drops nothing."""
+    if not (model.training and model.sizes.dropout):
+        return None
+    return Draws.fresh(tokens.shape[0], tokens.device)

@@ -1,0 +1,54 @@
+"""Masked channel modelling over a packed batch for encoders that take sequences of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lwm_fast.draws import Draws
+    from lwm_fast.model import LWM
+    from lwm_fast.packed import PackedBatch
+
+Encoder = Callable[["LWM", Tensor, "Draws | None"], Tensor]
+
+
+def mcm_by_length(
+    model: LWM, batch: PackedBatch, draws: Draws | None, encode: Encoder
+) -> tuple[Tensor, Tensor]:
+    """(predicted, target), both [M, patch_len], in the order of ``batch.mask.masked_index``.
+
+    Sequences of one length are encoded together, so nothing is padded; gradients reach every parameter that
+    takes part. Raises InputError where the batch has no mask.
+    """
+    tokens, target = (x.to(model.device, non_blocking=True) for x in batch.masked_tokens())
+    assert batch.mask is not None  # masked_tokens refuses a batch without one
+    lengths = np.diff(batch.cu_seqlens)
+    if batch.equal_length:
+        dense = tokens.view(len(batch), batch.max_seqlen, tokens.shape[1])
+        output = encode(model, dense, draws).flatten(0, 1)
+        rows = batch.mask.masked_index.astype(np.int64)
+    else:
+        place = np.empty(len(tokens), dtype=np.int64)  # of a packed token among the outputs
+        outputs, done = [], 0
+        for length in np.unique(lengths):
+            bucket = np.flatnonzero(lengths == length)
+            packed = (batch.cu_seqlens[bucket, None].astype(np.int64) + np.arange(length)).ravel()
+            place[packed] = np.arange(done, done + len(packed))
+            done += len(packed)
+            dense = tokens[_index(packed, model)].view(len(bucket), int(length), -1)
+            own = draws and replace(draws, sample_id=draws.sample_id[_index(bucket, model)])
+            outputs.append(encode(model, dense, own).flatten(0, 1))
+        output = torch.cat(outputs)
+        rows = place[batch.mask.masked_index]
+    return model.predict(output[_index(rows, model)]), target
+
+
+def _index(rows: npt.NDArray[np.int64], model: LWM) -> Tensor:
+    return torch.from_numpy(rows).to(model.device, non_blocking=True)

@@ -1,0 +1,94 @@
+"""The `triton` backend with its kernels in the interpreter: outputs, gradients, bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from support.op_path import gradients, masked_batch
+from support.released import output_of, plain, random_csi, relative_error
+
+from lwm_fast import LWM, LWMConfig, backends, use_backend
+from lwm_fast.draws import Draws
+from lwm_fast.pooling import Ragged
+
+TRITON, TORCH = backends.BACKENDS["triton"], backends.BACKENDS["torch"]
+
+
+@pytest.fixture(autouse=True)
+def _forced() -> Iterator[None]:
+    with use_backend("triton"):
+        yield
+
+
+def one_layer(version: str) -> LWM:
+    """Few heads: the interpreter takes its time for each."""
+    make = LWMConfig.v1_0 if version == "1.0" else LWMConfig.v1_1
+    return LWM.random(make(num_layers=1, num_heads=3 if version == "1.0" else 2), seed=1)
+
+
+def test_it_is_available_on_the_cpu():
+    assert TRITON.available(torch.device("cpu")) is None
+    assert backends.select(torch.device("cpu"), config=LWMConfig.v1_1()).name == "triton"
+
+
+def samples_of(sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    return [random_csi(1, *size, seed=i)[0] for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "patches"])
+def test_encode_of_mixed_sizes(pool):
+    model, samples = one_layer("1.1"), samples_of([(8, 32), (3, 5)])
+    got = model.encode(samples, pool=pool)
+    with use_backend("torch"):
+        expected = model.encode(samples, pool=pool)
+    if isinstance(got, Ragged):
+        assert isinstance(expected, Ragged)
+        got, expected = got.values, expected.values
+    assert relative_error(got, expected) < 1e-6
+
+
+def test_encode_of_v1_0():
+    model, csi = one_layer("1.0"), random_csi(2, 32, 32)
+    got = model.encode(csi)
+    with use_backend("torch"):
+        assert relative_error(got, model.encode(csi)) < 1e-6
+
+
+def test_bits_do_not_depend_on_packing_or_order():
+    model, samples = one_layer("1.1"), samples_of([(8, 32), (4, 4), (8, 8)])
+    whole = model.encode(samples, pool="mean_with_cls")
+    assert np.array_equal(model.encode(samples, pool="mean_with_cls", batch_size=1), whole)
+    assert np.array_equal(np.asarray(model.encode(samples[::-1], pool="mean_with_cls"))[::-1], whole)
+
+
+def test_mcm_with_dropout_and_its_gradients():
+    model, batch = one_layer("1.1"), masked_batch("1.1", sizes=[(8, 32), (3, 5)])
+    draws = Draws(7, 2, torch.from_numpy(batch.sample_id))
+    found = []
+    for backend in (TRITON, TORCH):
+        model.zero_grad()
+        predicted, target = backend.mcm(model, batch, draws)
+        (predicted - target).square().mean().backward()
+        found.append((predicted.detach(), target, gradients(model)))
+    (fast, target, fast_gradients), (expected, expected_target, expected_gradients) = found
+    assert torch.equal(target, expected_target)
+    assert relative_error(fast, expected) < 1e-5
+    assert fast_gradients.keys() == expected_gradients.keys()
+    scale = max(float(g.norm()) for g in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
+        error = float((fast_gradients[name] - gradient).norm())
+        assert error <= 1e-4 * max(float(gradient.norm()), 0.01 * scale), name
+
+
+def test_forward_with_maps():
+    model = one_layer("1.1")
+    tokens = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        output, maps = model(tokens, return_attention=True)
+        exact_output, exact_maps = plain(model)(tokens.double(), return_attention=True)
+    assert relative_error(output, exact_output) < 1e-6
+    assert relative_error(maps[0], exact_maps[0]) < 1e-6
+    assert relative_error(output_of(model, tokens), exact_output) < 1e-6
