@@ -136,6 +136,9 @@ def headline() -> str:
         ):
             by = ratio(one(ours, baseline="released loop + collate"))
             lines.append(["`tokenize`, " + size(ours[0]), by, "-", seconds(ours[0])])
+    for group in sizes(rows("train_step")):
+        step = one(group, arm="lwm_fast", baseline="released step")
+        lines.append(["training step, " + size(step), "no denormals", ratio(step), seconds(step)])
     header = ["one core", "to the release as published", "to it without denormals", "time a channel"]
     return markdown(header, lines)
 

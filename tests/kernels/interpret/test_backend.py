@@ -10,8 +10,9 @@ import torch
 from support.op_path import gradients, masked_batch
 from support.released import output_of, plain, random_csi, relative_error
 
-from lwm_fast import LWM, LWMConfig, backends, use_backend
+from lwm_fast import LWM, LWMConfig, backends, packed_encoder, packed_weights, use_backend
 from lwm_fast.draws import Draws
+from lwm_fast.packed_encoder import Sequences
 from lwm_fast.pooling import Ragged
 
 TRITON, TORCH = backends.BACKENDS["triton"], backends.BACKENDS["torch"]
@@ -62,6 +63,34 @@ def test_bits_do_not_depend_on_packing_or_order():
     whole = model.encode(samples, pool="mean_with_cls")
     assert np.array_equal(model.encode(samples, pool="mean_with_cls", batch_size=1), whole)
     assert np.array_equal(np.asarray(model.encode(samples[::-1], pool="mean_with_cls"))[::-1], whole)
+
+
+def token_gradients(model: LWM, tokens: dict[int, torch.Tensor], order: list[int]) -> dict[int, torch.Tensor]:
+    """Gradients of packed tokens, under a loss that weighs every output entry by its own place in its sequence."""
+    packed = torch.cat([tokens[i] for i in order]).requires_grad_()
+    lengths = torch.tensor([len(tokens[i]) for i in order])
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int()
+    sequences = Sequences(cu_seqlens, int(lengths.max()), len(packed))
+    w = packed_weights.live(model)
+    draws = Draws(3, 1, torch.tensor(order))
+    x, _ = packed_encoder.encode(w, packed_encoder.embed_tokens(w, packed, sequences), sequences, draws=draws)
+    weigh = torch.cat([torch.linspace(-1, 1, len(tokens[i]) * 128).view(-1, 128) for i in order])
+    (x * weigh).sum().backward()
+    assert packed.grad is not None
+    return dict(zip(order, packed.grad.split(lengths.tolist()), strict=True))
+
+
+@pytest.mark.slow
+def test_bits_of_token_gradients_do_not_depend_on_packing_or_order():
+    model = one_layer("1.1").train()
+    generator = torch.Generator().manual_seed(2)
+    tokens = {i: torch.randn(length, 32, generator=generator) for i, length in enumerate((17, 1, 6))}
+    together = token_gradients(model, tokens, [0, 1, 2])
+    turned = token_gradients(model, tokens, [2, 0, 1])
+    for i in tokens:
+        assert bool(together[i].isfinite().all())
+        assert torch.equal(turned[i], together[i])
+        assert torch.equal(token_gradients(model, tokens, [i])[i], together[i])
 
 
 def test_mcm_with_dropout_and_its_gradients():
