@@ -36,9 +36,9 @@ unit: $(VENV)/.installed
 # Without a GPU: the kernels in Triton's interpreter, and every variant compiled for sm_90 and sm_80 by two
 # versions of Triton. A process either interprets or compiles, hence several.
 kernels: $(VENV)/.installed $(VENV)/triton-3.6/.installed
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels/interpret
-	$(BIN)/python -m pytest tests/kernels/compile
-	PYTHONPATH=$(VENV)/triton-3.6 $(BIN)/python -m pytest tests/kernels/compile
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/kernels/interpret
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/kernels/compile
+	PYTHONPATH=$(VENV)/triton-3.6 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/kernels/compile
 
 $(VENV)/triton-3.6/.installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/triton-3.6 triton==3.6.0
