@@ -174,6 +174,7 @@ def test_what_stops_a_run_is_said_and_the_rest_is_kept(tmp_path, stop):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background jobs
     )
     deadline = time.monotonic() + 60
     while not list(out.glob("street-*.h5")) and time.monotonic() < deadline:
