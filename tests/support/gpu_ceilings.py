@@ -11,8 +11,10 @@ import torch
 
 OPERATION = {
     torch.float32: 3e-6,  # worst on a GPU: not yet measured
-    torch.bfloat16: 3e-2,  # worst on a GPU: not yet measured
-    torch.float16: 4e-3,  # worst on a GPU: not yet measured
+    # Worst of the plain twins, which round where the kernels do: 3.5e-2 and 1.3e-2 (plain torch 5.0e-2 and
+    # 2.2e-2), both the gradient of w1, where rounded sums fall on the other side of the ReLU. On a GPU: not yet.
+    torch.bfloat16: 5e-2,
+    torch.float16: 2e-2,
 }
 ROUNDING = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 GRADIENT = {
