@@ -16,10 +16,10 @@ CSI, _ = csi_of_size(32, 32, 64)
 @pytest.mark.benchmark(group="tokenize v1.0")
 @pytest.mark.parametrize("arm", arms(CSI, "1.0"), ids=lambda arm: arm.name)
 def test_tokenize_v1_0(benchmark: BenchmarkFixture, arm: Arm) -> None:
-    measure(benchmark, "tokenize", arm)
+    assert measure(benchmark, "tokenize", arm) <= arm.limit
 
 
 @pytest.mark.benchmark(group="tokenize v1.1")
 @pytest.mark.parametrize("arm", arms(CSI, "1.1"), ids=lambda arm: arm.name)
 def test_tokenize_v1_1(benchmark: BenchmarkFixture, arm: Arm) -> None:
-    measure(benchmark, "tokenize", arm)
+    assert measure(benchmark, "tokenize", arm) <= arm.limit

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from lwm_fast import LWM, LWMConfig, use_backend
+from lwm_fast.backends import Backend
 from lwm_fast.backends.triton_backend import TritonBackend
 from lwm_fast.data.mask import draw_mask
+from lwm_fast.draws import Draws
 from lwm_fast.packed import PackedBatch
 
-from .released import random_csi
+from .released import random_csi, relative_error
 
 SIZES = {"1.0": [(32, 32)] * 3, "1.1": [(8, 32), (32, 32), (3, 5), (8, 32), (1, 1)]}
 
@@ -46,3 +48,27 @@ def masked_batch(
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def mcm_difference(
+    model: LWM, batch: PackedBatch, draws: Draws, fast: Backend, plain: Backend
+) -> tuple[bool, float, float]:
+    """Two backends on one batch: equal targets, relative error of predictions, worst error of a gradient.
+
+    A gradient's error is relative to its norm, or to a hundredth of the largest one where it is smaller.
+    """
+    found = []
+    for backend in (fast, plain):
+        model.zero_grad()
+        predicted, target = backend.mcm(model, batch, draws)
+        (predicted - target).square().mean().backward()
+        found.append((predicted.detach(), target, gradients(model)))
+    (ours, target, our_gradients), (expected, expected_target, expected_gradients) = found
+    if our_gradients.keys() != expected_gradients.keys():
+        return False, float("inf"), float("inf")
+    least = 0.01 * max(float(g.norm()) for g in expected_gradients.values())
+    errors = [
+        float((our_gradients[name] - g).norm()) / max(float(g.norm()), least)
+        for name, g in expected_gradients.items()
+    ]
+    return torch.equal(target, expected_target), relative_error(ours, expected), max(errors)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from support.op_path import gradients, masked_batch
+from support.op_path import masked_batch, mcm_difference
 from support.released import output_of, plain, random_csi, relative_error
 
 from lwm_fast import LWM, LWMConfig, backends, packed_encoder, packed_weights, use_backend
@@ -96,20 +96,10 @@ def test_bits_of_token_gradients_do_not_depend_on_packing_or_order():
 def test_mcm_with_dropout_and_its_gradients():
     model, batch = one_layer("1.1"), masked_batch("1.1", sizes=[(8, 32), (3, 5)])
     draws = Draws(7, 2, torch.from_numpy(batch.sample_id))
-    found = []
-    for backend in (TRITON, TORCH):
-        model.zero_grad()
-        predicted, target = backend.mcm(model, batch, draws)
-        (predicted - target).square().mean().backward()
-        found.append((predicted.detach(), target, gradients(model)))
-    (fast, target, fast_gradients), (expected, expected_target, expected_gradients) = found
-    assert torch.equal(target, expected_target)
-    assert relative_error(fast, expected) < 1e-5
-    assert fast_gradients.keys() == expected_gradients.keys()
-    scale = max(float(g.norm()) for g in expected_gradients.values())
-    for name, gradient in expected_gradients.items():
-        error = float((fast_gradients[name] - gradient).norm())
-        assert error <= 1e-4 * max(float(gradient.norm()), 0.01 * scale), name
+    same_targets, error, gradient_error = mcm_difference(model, batch, draws, TRITON, TORCH)
+    assert same_targets
+    assert error < 1e-5
+    assert gradient_error <= 1e-4
 
 
 def test_forward_with_maps():
