@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -122,9 +123,11 @@ class _Worker:
         epoch, steps = sampler.data_epoch, range(sampler.step, len(sampler))
         sampler.plan(epoch)  # made here: the plan of an epoch is not made twice, nor by two threads at once
         arguments = (self._ready, self._stopped, store, collator, sampler, epoch, steps)
-        # A daemon: an interpreter that ends must not wait for a pass that nobody consumes.
+        # A daemon, so that an interpreter that ends does not wait for a pass that nobody consumes; yet it must be
+        # gone before the interpreter is taken down: a thread that comes back from C++ after that ends the process.
         self._thread = threading.Thread(target=_work, args=arguments, name="lwm_fast loader", daemon=True)
         self._thread.start()
+        self.stop = weakref.finalize(self, _stop, self._ready, self._stopped, self._thread)
 
     def next(self) -> tuple[int, PackedBatch] | None:
         """The next batch with the number of samples asked for; None after the last."""
@@ -135,16 +138,17 @@ class _Worker:
             raise item
         return item
 
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopped.set()
-        while True:
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                break
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+
+def _stop(ready: queue.Queue[_Item], stopped: threading.Event, thread: threading.Thread) -> None:
+    """End the thread and wait for it."""
+    stopped.set()
+    while True:
+        try:
+            ready.get_nowait()
+        except queue.Empty:
+            break
+    if thread is not threading.current_thread():
+        thread.join()
 
 
 def _work(
