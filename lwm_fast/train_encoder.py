@@ -8,6 +8,7 @@ operations, with the same draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,22 +33,56 @@ def encode_for_training(model: reference.LWM, tokens: Tensor, draws: Draws | Non
     Works in float32 and float64, under autocast, and on any device. Heads that attend uniformly are not
     collapsed: they are trained too. Raises InputError for sizes whose dropout is not defined.
     """
-    if draws is not None and model.sizes.dropout:
-        _check_draws(model.sizes, tokens, draws)
+    draws = _needed_draws(model.sizes, tokens, draws)
+    if _runs_fused(model, tokens):
+        return train_fused.encode(model, tokens, _dropout(model.sizes, tokens, draws))
+    x: Tensor = model.embedding(tokens)
+    return _plain_layers(model, x, range(model.sizes.num_layers), draws, train_fused.own_weight)
+
+
+def layers_for_training(
+    model: reference.LWM,
+    x: Tensor,
+    layers: Sequence[int],
+    draws: Draws | None,
+    weight: train_fused.WeightOf = train_fused.own_weight,
+    *,
+    cls_only: bool = False,
+) -> Tensor:
+    """x [B, S, D] entering the first of some consecutive layers -> what leaves the last, [B, S, D].
+
+    The same numbers and gradients as in `encode_for_training`, whose draws these are. weight: gives a linear layer's
+    weight as it acts. cls_only: the last layer makes its CLS row only, [B, 1, D].
+    """
+    draws = _needed_draws(model.sizes, x, draws)
+    whole = layers[:-1] if cls_only else layers
+    if _runs_fused(model, x):
+        x = train_fused.run_layers(model, x, whole, _dropout(model.sizes, x, draws), weight)
     else:
-        draws = None
-    s = model.sizes
-    fused = (
-        tokens.device.type == "cpu"
-        and tokens.dtype == model.decoder_bias.dtype == torch.float32
+        x = _plain_layers(model, x, whole, draws, weight)
+    return _plain_layers(model, x, layers[-1:], draws, weight, rows=1) if cls_only else x
+
+
+def _runs_fused(model: reference.LWM, x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == model.decoder_bias.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and tokens.numel() > 0
-        and train_fused.fits(s)
+        and x.numel() > 0
+        and train_fused.fits(model.sizes)
     )
-    if fused:
-        dropout = [_native(s, tokens, draws, i) for i in range(s.num_layers)] if draws else None
-        return train_fused.encode(model, tokens, dropout)
-    return _plain(model, tokens, draws)
+
+
+def _dropout(s: reference.Sizes, x: Tensor, draws: Draws | None) -> list[_C.LayerDropout] | None:
+    return [_native(s, x, draws, i) for i in range(s.num_layers)] if draws else None
+
+
+def _needed_draws(s: reference.Sizes, x: Tensor, draws: Draws | None) -> Draws | None:
+    """The draws, checked; None where nothing is dropped."""
+    if draws is None or not s.dropout:
+        return None
+    _check_draws(s, x, draws)
+    return draws
 
 
 def _check_draws(s: reference.Sizes, tokens: Tensor, draws: Draws) -> None:
@@ -73,21 +108,31 @@ def _native(s: reference.Sizes, tokens: Tensor, draws: Draws, layer: int) -> _C.
     return _C.LayerDropout(sample_id, tokens.shape[1], draws.seed, draws.epoch, layer, s.dropout, _words(s))
 
 
-def _plain(model: reference.LWM, tokens: Tensor, draws: Draws | None) -> Tensor:
-    """Torch operations, gradients by autograd."""
+def _plain_layers(
+    model: reference.LWM,
+    x: Tensor,
+    layers: Sequence[int],
+    draws: Draws | None,
+    weight_of: train_fused.WeightOf,
+    *,
+    rows: int | None = None,
+) -> Tensor:
+    """Torch operations, gradients by autograd. rows: how many rows are asked for, the first ones; None: all."""
     s = model.sizes
-    x: Tensor = model.embedding(tokens)
-    for i, layer in enumerate(model.layers):
+    for i in layers:
+        layer = model.layers[i]
         assert isinstance(layer, (reference.LayerV10, reference.LayerV11))
         attn, ffn = layer.enc_self_attn, layer.pos_ffn
         projections = (attn.W_Q, attn.W_K, attn.W_V)
-        weight = torch.cat([w.weight for w in projections])
+        weight = torch.cat([weight_of(w) for w in projections])
         bias = torch.cat([w.bias for w in projections])
         q, k, v = F.linear(x, weight, bias).unflatten(-1, (3, s.num_heads, s.head_dim)).permute(2, 0, 3, 1, 4)
-        values = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        u = _drop(attn.linear(values), s, draws, i, 0)
+        values = F.scaled_dot_product_attention(q[:, :, :rows], k, v).transpose(1, 2).flatten(2)
+        u = _drop(F.linear(values, weight_of(attn.linear), attn.linear.bias), s, draws, i, 0)
+        x = x[:, :rows]
         a = layer.norm(x + u) if isinstance(layer, reference.LayerV10) else layer.norm1(2 * x + u)
-        out = ffn.fc2(_drop(F.relu(ffn.fc1(a)), s, draws, i, s.embed_dim))
+        hidden = _drop(F.relu(F.linear(a, weight_of(ffn.fc1), ffn.fc1.bias)), s, draws, i, s.embed_dim)
+        out = F.linear(hidden, weight_of(ffn.fc2), ffn.fc2.bias)
         if isinstance(layer, reference.LayerV10):
             x = a + _drop(out, s, draws, i, s.embed_dim + s.ffn_dim)
         else:

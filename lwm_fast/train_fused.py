@@ -7,13 +7,16 @@ Float32 only; `lwm_fast.train_encoder` decides when it can run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwm_fast import _C, reference
+
+WeightOf: TypeAlias = Callable[[nn.Module], Tensor]  # a linear map's weight as it acts, adapters included
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,32 @@ def fits(s: reference.Sizes) -> bool:
 def encode(model: reference.LWM, tokens: Tensor, dropout: list[_C.LayerDropout] | None) -> Tensor:
     """tokens float32 [B, S, patch_len] on the CPU -> output [B, S, D]."""
     s = model.sizes
-    residual = 1.0 if model.version == "1.0" else 2.0
-    scale = 1.0 / (1.0 - s.dropout) if dropout else 1.0
     batch, seq_len, _ = tokens.shape
     embedding = model.embedding
     u = embedding.proj(tokens) + embedding.pos_embed.weight[:seq_len]
     x: Tensor = _Norm.apply(u.flatten(0, 1), embedding.norm.alpha, embedding.norm.bias)  # type: ignore[no-untyped-call]
-    x = x.view(batch, seq_len, s.embed_dim)
-    for i, layer in enumerate(model.layers):
+    return run_layers(model, x.view(batch, seq_len, s.embed_dim), range(s.num_layers), dropout, own_weight)
+
+
+def own_weight(linear: nn.Module) -> Tensor:
+    """The weight of a plain linear layer."""
+    assert isinstance(linear, nn.Linear)
+    return linear.weight
+
+
+def run_layers(
+    model: reference.LWM,
+    x: Tensor,
+    layers: Sequence[int],
+    dropout: list[_C.LayerDropout] | None,
+    weight: WeightOf,
+) -> Tensor:
+    """x [B, S, D] entering the first of some consecutive layers -> what leaves the last; `dropout` of all layers."""
+    s = model.sizes
+    residual = 1.0 if model.version == "1.0" else 2.0
+    scale = 1.0 / (1.0 - s.dropout) if dropout else 1.0
+    for i in layers:
+        layer = model.layers[i]
         assert isinstance(layer, (reference.LayerV10, reference.LayerV11))
         attn, ffn = layer.enc_self_attn, layer.pos_ffn
         projections = (attn.W_Q, attn.W_K, attn.W_V)
@@ -52,10 +73,10 @@ def encode(model: reference.LWM, tokens: Tensor, dropout: list[_C.LayerDropout] 
         x = _Layer.apply(  # type: ignore[no-untyped-call]
             x,
             Form(s.num_heads, s.head_dim, residual, dropout[i] if dropout else None, scale),
-            torch.cat([w.weight for w in projections]),
+            torch.cat([weight(w) for w in projections]),
             torch.cat([w.bias for w in projections]),
-            attn.linear.weight, attn.linear.bias, norm1.alpha, norm1.bias,
-            ffn.fc1.weight, ffn.fc1.bias, ffn.fc2.weight, ffn.fc2.bias,
+            weight(attn.linear), attn.linear.bias, norm1.alpha, norm1.bias,
+            weight(ffn.fc1), ffn.fc1.bias, weight(ffn.fc2), ffn.fc2.bias,
             None if norm2 is None else norm2.alpha, None if norm2 is None else norm2.bias,
         )  # fmt: skip
     return x
