@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints-dev.txt
+NATIVE := $(wildcard csrc/* csrc/encoder/*) CMakeLists.txt setup.py pyproject.toml constraints-dev.txt
 CXX ?= g++
 
 .PHONY: all demo test check unit kernels sanitize bench clean
@@ -52,6 +52,7 @@ sanitize: $(VENV)/.installed
 # Ratios and medians into bench/results/; needs the machine to itself.
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.cpu
 	$(BIN)/python -m bench.report
 
 clean:

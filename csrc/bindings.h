@@ -9,6 +9,9 @@ namespace lwm {
 // Adds the operations of the training data engine (module_data.cpp).
 void bind_data(py::module_& module);
 
+// Adds the encoder (module_encoder.cpp).
+void bind_encoder(py::module_& module);
+
 // Adds the operations of the training step (module_training.cpp).
 void bind_training(py::module_& module);
 

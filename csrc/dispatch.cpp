@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "encoder/amx_encoder.h"
+
 namespace lwm {
 
 namespace portable {
@@ -34,17 +36,21 @@ constexpr Entry kEntries[] = {
 };
 
 const Entry& choose() {
-    const char* wanted = std::getenv("LWM_FAST_ISA");
-    const bool forced = wanted != nullptr && *wanted != '\0';
+    const char* variable = std::getenv("LWM_FAST_ISA");
+    const bool forced = variable != nullptr && *variable != '\0';
+    // Tiles are for the encoder alone; its other loops are AVX-512's then.
+    const bool tiles = forced && std::string(variable) == kTileIsa && amx_runs();
+    const std::string wanted = tiles ? isa_name(Isa::avx512) : (forced ? variable : "");
     const Entry* best = nullptr;
     std::string names;
     for (const Entry& entry : kEntries) {
         if (!cpu_runs(entry.isa)) continue;
         names += std::string(names.empty() ? "" : ", ") + isa_name(entry.isa);
-        if (!forced || std::string(wanted) == isa_name(entry.isa)) best = &entry;
+        if (!forced || wanted == isa_name(entry.isa)) best = &entry;
     }
     if (best == nullptr) {
-        throw std::invalid_argument("LWM_FAST_ISA=" + std::string(wanted) +
+        if (amx_runs()) names += std::string(", ") + kTileIsa;
+        throw std::invalid_argument("LWM_FAST_ISA=" + wanted +
                                     " cannot run here: this processor and build offer " + names +
                                     "; name one of them or unset LWM_FAST_ISA");
     }

@@ -163,4 +163,5 @@ PYBIND11_MODULE(_C, module) {
                "Philox-4x32-10 of each counter row, in `out`.");
     lwm::bind_data(module);
     lwm::bind_training(module);
+    lwm::bind_encoder(module);
 }

@@ -93,6 +93,68 @@ def check_csi(
 ) -> None:
     """Flags samples that cannot be used and gives each sample's mean |h|."""
 
+def encoder_isas(precision: str) -> list[str]:
+    """Instruction sets that run the encoder in "float32", "bf16x3" or "bfloat16" here, slowest first."""
+
+class NativeEncoder:
+    """An encoder with its weights packed. Immutable: any number of threads may call it at once.
+
+    A sequence's result has the same bits in any batch, in any order, with any number of threads. Sequences are
+    spread over the threads inside, so batches should be large.
+
+    weights: C-contiguous float32 arrays, copied. D = embed_dim, F = ffn_dim; live: the heads that attend, those
+    that average alone being folded into "mean" and "out_bias"::
+
+        {"head_dim": int, "residual": float,  # 1 in v1.0; 2 in v1.1, where the release adds x twice
+         "proj": [D, patch_len], "position": [max_len, D],  # with the projection's bias
+         "norm": (alpha [D], bias [D]),
+         "layers": [{"qkv": [3, live * head_dim, D], "qkv_bias": [3, live * head_dim],
+                     "out": [D, live * head_dim], "out_bias": [D], "mean": [D, D] or None,
+                     "fc1": [F, D], "fc1_bias": [F], "fc2": [D, F], "fc2_bias": [D],
+                     "norm1": (alpha, bias), "norm2": (alpha, bias) or None}, ...]}
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, Any],
+        version: int,  # 10 or 11
+        precision: str = "float32",
+        isa: str = "",  # "": LWM_FAST_ISA, else the fastest that runs here
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def patch_len(self) -> int: ...
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def max_len(self) -> int: ...
+    def encode(
+        self,
+        csi: NDArray[np.complex64],  # [num_elements]
+        offsets: NDArray[np.int64],  # [batch + 1]
+        shape: NDArray[np.int32],  # [batch, 2]: antennas, subcarriers
+        cu_seqlens: NDArray[np.int32],  # [batch + 1], CLS included, from 0
+        scale: NDArray[np.float32],  # [batch] or [1]
+        cls: NDArray[np.float32],  # [patch_len] or [batch, patch_len]
+        out: NDArray[np.float32],  # [rows, D]
+        pool: str,  # a name of lwm_fast.pooling.POOLS
+        num_threads: int = 0,
+    ) -> None:
+        """Packed channels to pooled rows: one a sequence, or one for each of its patches or tokens."""
+
+    def encode_tokens(
+        self,
+        tokens: NDArray[np.float32],  # [num_tokens, patch_len]
+        cu_seqlens: NDArray[np.int32],  # [batch + 1], from 0 to num_tokens
+        out: NDArray[np.float32],  # [rows, D]
+        pool: str,
+        num_threads: int = 0,
+    ) -> None:
+        """As encode(), from tokens, CLS first in each sequence."""
+
 def draw_mask(
     cu_seqlens: NDArray[np.int32],  # [batch + 1], CLS included
     mask_cu: NDArray[np.int32],  # [batch + 1], how many each sample masks

@@ -66,6 +66,7 @@ class Manifest:
     batch_size: int
     part_size: int
     backend: str
+    code_path: str
     device: str
     package_version: str
     torch_version: str
@@ -164,6 +165,7 @@ def _manifest(
         batch_size=batch,
         part_size=batch * max(1, per_part // batch),
         backend=backend.name,
+        code_path=backend.code_path(model, precision),
         device=device.type,
         package_version=__version__,
         torch_version=str(torch.__version__),

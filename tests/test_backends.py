@@ -14,8 +14,11 @@ CPU = torch.device("cpu")
 
 
 def test_the_cpu_uses_the_first_backend_that_can():
-    assert backends.select(CPU).name == "torch"
+    assert backends.select(CPU).name == "native"
     assert backends.select(CPU, training=True).name == "torch"
+    assert backends.select(CPU, precision="bf16x3").name == "native"
+    assert backends.select(CPU, precision="float16").name == "torch"
+    assert backends.select(CPU, config=LWMConfig.v1_1(head_dim=65, num_heads=1)).name == "torch"
 
 
 def test_force_by_name_for_a_block_and_for_good():
@@ -28,10 +31,14 @@ def test_force_by_name_for_a_block_and_for_good():
     assert backends.forced() is None
 
 
-def test_a_backend_that_is_not_here_says_so():
-    with pytest.raises(BackendUnavailableError, match=r"native: .* not part of this version"):
-        use_backend("native")
-    assert backends.forced() is None
+def test_native_says_where_it_cannot_run():
+    native = backends.BACKENDS["native"]
+    assert native.available(torch.device("cuda")) == "it runs on the CPU, not on cuda"
+    assert native.supports(LWMConfig.v1_1(embed_dim=1024)) is None
+    reason = native.supports(LWMConfig.v1_1(embed_dim=1025))
+    assert reason == "it takes embed_dim from 2 to 1024 and head_dim from 1 to 64; this model has 1025 and 16"
+    with use_backend("native"), pytest.raises(BackendUnavailableError, match="native: it does not train"):
+        LWM.random(LWMConfig.v1_0(num_layers=1)).train()(torch.zeros(1, 3, 16))
 
 
 def test_triton_without_a_gpu_says_why(monkeypatch):
@@ -65,7 +72,7 @@ def test_env_shows_the_state_of_every_backend(capsys):
     _, _, cpu = capsys.readouterr().out.partition("backends on cuda")
     cuda, _, cpu = cpu.partition("backends on cpu")
     assert "triton  unavailable: " in cuda or "triton  available" in cuda
-    assert "native  unavailable: the native CPU encoder is not part of this version" in cpu
+    assert "native  available" in cpu
     assert "torch   available" in cpu
 
 
@@ -80,12 +87,15 @@ def test_an_unknown_name_lists_the_known_ones(monkeypatch):
 def test_the_environment_forces_and_raises_the_reason(monkeypatch):
     model = LWM.random(LWMConfig.v1_0(num_layers=1))
     monkeypatch.setenv("LWM_FAST_BACKEND", "native")
-    with pytest.raises(BackendUnavailableError, match="native: the native CPU encoder is not part"):
-        model.encode(random_csi(1, 32, 32))
+    with pytest.raises(BackendUnavailableError, match="native: it does not offer precision='float16' on cpu"):
+        model.encode(random_csi(1, 32, 32), precision="float16")
     monkeypatch.setenv("LWM_FAST_BACKEND", "torch")
     assert model.encode(random_csi(1, 32, 32)).shape == (1, 64)
 
 
 def test_a_precision_that_nothing_offers_says_what_is_offered():
-    with pytest.raises(BackendUnavailableError, match=r"bf16x3.*it offers float32, bfloat16, float16"):
+    with (
+        use_backend("torch"),
+        pytest.raises(BackendUnavailableError, match=r"bf16x3.*it offers float32, bfloat16, float16"),
+    ):
         LWM.random().encode(random_csi(1, 32, 32), precision="bf16x3")

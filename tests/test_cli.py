@@ -111,8 +111,8 @@ BAD = [
         "pool='max' is unknown",
     ),
     (
-        ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--precision", "bf16x3"],
-        "does not offer",
+        ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--precision", "float64"],
+        "precision='float64' is unknown",
     ),
     (
         ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--batch-size", "x"],

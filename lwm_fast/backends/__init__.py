@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from lwm_fast.backends.missing import NotInThisVersion
+from lwm_fast.backends.native_backend import NativeBackend
 from lwm_fast.backends.torch_backend import TorchBackend
 from lwm_fast.backends.triton_backend import TritonBackend
 from lwm_fast.errors import BackendUnavailableError, InputError
@@ -43,8 +43,16 @@ class Backend(Protocol):
     def workers(self, device: torch.device) -> int:
         """Threads that should each run whole batches; 0 runs them one by one in the caller's thread."""
 
-    def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
-        """Pooled float32 embeddings: [B, D], [B, rows, D] or, sequence after sequence, [all rows, D]."""
+    def code_path(self, model: LWM, precision: str) -> str:
+        """Which of several codes runs a precision here, where results differ between them; else ""."""
+
+    def encode(
+        self, model: LWM, batch: PackedBatch, pool: Pool, precision: str, out: Tensor | None = None
+    ) -> Tensor:
+        """Pooled float32 embeddings: [B, D], [B, rows, D] or, sequence after sequence, [all rows, D].
+
+        out: contiguous float32 memory of that size that may be filled and returned in place of a new tensor.
+        """
 
     def stream(
         self,
@@ -77,12 +85,7 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (
-        TritonBackend(),
-        NotInThisVersion("native", "the native CPU encoder is not part of this version"),
-        TorchBackend(),
-    )
+    backend.name: backend for backend in (TritonBackend(), NativeBackend(), TorchBackend())
 }
 ORDER = {"cuda": ("triton", "torch"), "cpu": ("native", "torch")}
 _OTHER = ("torch",)  # mps, xpu, ...

@@ -51,7 +51,12 @@ class TorchBackend:
         # their bits do not depend on the number of threads.
         return torch.get_num_threads() if device.type == "cpu" else 0
 
-    def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
+    def code_path(self, model: LWM, precision: str) -> str:
+        return ""
+
+    def encode(
+        self, model: LWM, batch: PackedBatch, pool: Pool, precision: str, out: Tensor | None = None
+    ) -> Tensor:
         tokens = batch.tokens(model.device, num_threads=1)
         weights = model.prepared(DTYPES[precision])
         return pool(encoder.encode_tokens(tokens, weights, cls_only=pool.needs_cls_only))
@@ -69,15 +74,7 @@ class TorchBackend:
         return None
 
     def forward(self, model: LWM, tokens: Tensor) -> Tensor:
-        wants_grad = torch.is_grad_enabled() and (
-            tokens.requires_grad or any(p.requires_grad for p in model.parameters())
-        )
-        if (
-            model.training
-            or wants_grad
-            or tokens.dtype != torch.float32
-            or model.decoder_bias.dtype != tokens.dtype
-        ):
+        if model.training or not is_inference(model, tokens):
             return encode_for_training(model, tokens, draws_of(model, tokens))
         return encoder.encode_tokens(tokens, model.prepared())
 
@@ -93,6 +90,14 @@ class TorchBackend:
 
     def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
         return mcm_by_length(model, batch, draws, encode_for_training)
+
+
+def is_inference(model: LWM, tokens: Tensor) -> bool:
+    """Whether a forward is float32 throughout and nobody wants its gradients, so that folded weights serve."""
+    wants_grad = torch.is_grad_enabled() and (
+        tokens.requires_grad or any(p.requires_grad for p in model.parameters())
+    )
+    return not wants_grad and tokens.dtype == model.decoder_bias.dtype == torch.float32
 
 
 def draws_of(model: LWM, tokens: Tensor) -> Draws | None:

@@ -70,7 +70,12 @@ class TritonBackend:
     def workers(self, device: torch.device) -> int:
         return 0
 
-    def encode(self, model: LWM, batch: PackedBatch, pool: Pool, precision: str) -> Tensor:
+    def code_path(self, model: LWM, precision: str) -> str:
+        return ""
+
+    def encode(
+        self, model: LWM, batch: PackedBatch, pool: Pool, precision: str, out: Tensor | None = None
+    ) -> Tensor:
         from lwm_fast import packed_model
 
         return packed_model.encode(model, batch, pool, precision)

@@ -20,7 +20,9 @@ from lwm_fast.cli.options import channel_options, load, load_model
 @click.option("--pool", default="cls", show_default=True, help="cls, mean, mean_with_cls, patches or tokens.")
 @click.option("--batch-size", default="auto", show_default=True, help="Channels a batch, or auto.")
 @click.option("--device", help="Such as cuda or cpu. Default: cuda where torch has it, else cpu.")
-@click.option("--precision", default="float32", show_default=True, help="float32, bfloat16 or float16.")
+@click.option(
+    "--precision", default="float32", show_default=True, help="float32, bf16x3, bfloat16 or float16."
+)
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option(

@@ -27,6 +27,7 @@ def command() -> None:
     import torch
 
     from lwm_fast import _C, __version__, backends
+    from lwm_fast.native_weights import PRECISIONS, code_path
 
     rows = [("lwm_fast", __version__), ("python", f"{platform.python_version()} ({platform.platform()})")]
     for name in _PACKAGES:
@@ -42,6 +43,11 @@ def command() -> None:
             f"{cpu['isa']} (available: {', '.join(cpu['available_isas'])}; LWM_FAST_ISA forces one)",
         )
     )
+    for precision in PRECISIONS:
+        path = code_path(precision)
+        slower = "" if path.precision == precision else " (no faster code for this processor)"
+        rows.append((f"native {precision}", f"runs as {path}{slower}"))
+    rows.append(("amx", _amx(cpu["features"])))
     rows.append(("threads", f"lwm_fast {cpu['num_threads']}, torch {torch.get_num_threads()}"))
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -62,3 +68,13 @@ def command() -> None:
             click.echo(f"  {name:<8}{state}")
     if forced := backends.forced():
         click.echo(f"forced by LWM_FAST_BACKEND: {forced}")
+
+
+def _amx(features: list[str]) -> str:
+    from lwm_fast import _C
+
+    if "amx_bf16" not in features:
+        return "not in this processor, or not saved by its operating system"
+    if "amx" not in _C.encoder_isas("bfloat16"):
+        return "in this processor, but not usable: permission refused, or AVX-512 with bfloat16 is missing"
+    return "used by precision bf16x3 and bfloat16"

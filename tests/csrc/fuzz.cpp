@@ -159,9 +159,12 @@ int main(int argc, char** argv) {
             masks(random, version);
             hostile_masks(random, version);
             collation(random, version);
+            channel_encoding(random, version);
         }
         fuzz_rays(random);
         fuzz_parallel(random);
+        encoding(random);
+        tiles(random);
     }
     std::printf("fuzz: %d rounds passed with %s code\n", rounds, lwm::isa_name(lwm::chosen_isa()));
     return 0;

@@ -85,4 +85,11 @@ void masks(Random& random, TokenVersion version);
 void hostile_masks(Random& random, TokenVersion version);
 void collation(Random& random, TokenVersion version);
 
+// fuzz_encoder.cpp
+void encoding(Random& random);
+void channel_encoding(Random& random, TokenVersion version);
+
+// fuzz_amx.cpp
+void tiles(Random& random);
+
 }  // namespace fuzz
