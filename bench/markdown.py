@@ -11,9 +11,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Found = dict[str, str]  # one row of a result file
 
 
-def rows(case: str, **labels: str) -> list[Found]:
+def rows(name: str, /, **labels: str) -> list[Found]:
     """Rows of a result file whose columns hold ``labels``."""
-    with open(RESULTS / f"{case}.csv", newline="", encoding="utf-8") as file:
+    with open(RESULTS / f"{name}.csv", newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if all(row[k] == v for k, v in labels.items())]
 
 

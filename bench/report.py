@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import report_training
+from bench import report_cpu, report_training
 from bench.markdown import markdown, one, ratio, rows, seconds, size, sizes
 from lwm_fast.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/numerics.md", "docs/training.md", "docs/drop_in.md")
+DOCUMENTS = (
+    *("README.md", "docs/benchmarks.md", "docs/numerics.md", "docs/training.md", "docs/drop_in.md"),
+    "docs/cpu-engine.md",
+)
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -143,10 +146,14 @@ def headline() -> str:
     return markdown(header, lines)
 
 
-TABLES: dict[str, Callable[[], str]] = report_training.TABLES | {
-    table.__name__: table
-    for table in (headline, encode, tokenize, rays_to_csi, load, other, numerics_float32, numerics_encode)
-}
+TABLES: dict[str, Callable[[], str]] = (
+    report_training.TABLES
+    | report_cpu.TABLES
+    | {
+        table.__name__: table
+        for table in (headline, encode, tokenize, rays_to_csi, load, other, numerics_float32, numerics_encode)
+    }
+)
 
 
 def filled(text: str) -> str:
