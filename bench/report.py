@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import report_cpu, report_training
+from bench import report_cpu, report_tasks, report_training
 from bench.markdown import markdown, one, ratio, rows, seconds, size, sizes
 from lwm_fast.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     *("README.md", "docs/benchmarks.md", "docs/numerics.md", "docs/training.md", "docs/drop_in.md"),
-    "docs/cpu-engine.md",
+    *("docs/cpu-engine.md", "docs/results.md"),
 )
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -149,6 +149,7 @@ def headline() -> str:
 TABLES: dict[str, Callable[[], str]] = (
     report_training.TABLES
     | report_cpu.TABLES
+    | report_tasks.TABLES
     | {
         table.__name__: table
         for table in (headline, encode, tokenize, rays_to_csi, load, other, numerics_float32, numerics_encode)
