@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from lwm_fast._version import __version__
 
 if TYPE_CHECKING:
-    from lwm_fast import data, ops, plots, reference, training
+    from lwm_fast import challenge, data, evaluation, ops, plots, reference, tasks, training
     from lwm_fast.backends import use_backend
     from lwm_fast.config import LWMConfig
     from lwm_fast.data import Channels, load_channels
     from lwm_fast.drop_in import accelerate
     from lwm_fast.errors import BackendUnavailableError, InputError, LWMFastError
+    from lwm_fast.finetuning import finetune
     from lwm_fast.model import LWM
     from lwm_fast.tokens import detokenize, tokenize
+    from lwm_fast.transformer import LWMEncoder
 
 _WHERE = {
     "LWM": "lwm_fast.model",
@@ -34,11 +36,13 @@ _WHERE = {
     "detokenize": "lwm_fast.tokens",
     "use_backend": "lwm_fast.backends",
     "accelerate": "lwm_fast.drop_in",
+    "finetune": "lwm_fast.finetuning",
+    "LWMEncoder": "lwm_fast.transformer",
     "InputError": "lwm_fast.errors",
     "LWMFastError": "lwm_fast.errors",
     "BackendUnavailableError": "lwm_fast.errors",
 }
-_MODULES = ("data", "ops", "plots", "reference", "training")
+_MODULES = ("challenge", "data", "evaluation", "ops", "plots", "reference", "tasks", "training")
 
 __all__ = [
     "LWM",
@@ -46,15 +50,20 @@ __all__ = [
     "Channels",
     "InputError",
     "LWMConfig",
+    "LWMEncoder",
     "LWMFastError",
     "__version__",
     "accelerate",
+    "challenge",
     "data",
     "detokenize",
+    "evaluation",
+    "finetune",
     "load_channels",
     "ops",
     "plots",
     "reference",
+    "tasks",
     "tokenize",
     "training",
     "use_backend",

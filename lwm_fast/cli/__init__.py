@@ -21,6 +21,10 @@ _COMMANDS = {
     "convert": "lwm_fast.cli.convert",
     "embed": "lwm_fast.cli.embed",
     "pretrain": "lwm_fast.cli.pretrain",
+    "finetune": "lwm_fast.cli.finetune",
+    "evaluate": "lwm_fast.cli.evaluate",
+    "challenge": "lwm_fast.cli.challenge",
+    "figures": "lwm_fast.cli.figures",
     "demo": "lwm_fast.cli.demo",
     "synth": "lwm_fast.cli.synth",
 }
@@ -40,7 +44,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lwm-fast")
 def cli() -> None:
-    """Embed wireless channels with the Large Wireless Model (LWM), and pre-train it."""
+    """Embed wireless channels with the Large Wireless Model (LWM), pre-train, fine-tune and evaluate it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
