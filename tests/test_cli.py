@@ -112,7 +112,7 @@ BAD = [
     ),
     (
         ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--precision", "float64"],
-        "precision='float64' is unknown",
+        "does not offer",
     ),
     (
         ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--batch-size", "x"],

@@ -118,7 +118,10 @@ def nobody_left(group: int, seconds: float = 30.0) -> bool:
 def test_ctrl_c_stops_at_once_and_the_command_goes_on(place):
     more = ("--inputs", "raw", "--heads", "mlp", "--epochs", "40", "--seeds", "0:8", "--no-baselines")
     command = [sys.executable, "-m", "lwm_fast", *arguments(place, *more), "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in background jobs
+    )  # fmt: skip
     table = place / "out" / "runs.csv"
     while process.poll() is None and not (table.exists() and len(table.read_text().splitlines()) > 1):
         time.sleep(0.02)
