@@ -14,7 +14,7 @@ from torch import nn
 
 from lwm_fast import InputError
 from lwm_fast.tasks.base import Kind
-from lwm_fast.tasks.cnn import ResidualCNN
+from lwm_fast.tasks.cnn import Block, Convolution, ResidualCNN
 from lwm_fast.tasks.heads import (
     HEADS,
     build_head,
@@ -157,10 +157,10 @@ def test_cnn_takes_positions_and_features_only():
 # --------------------------------------------------------------------------------- the residual CNN
 
 
-def plain_convolution(own: nn.Module, stride: int) -> nn.Sequential:
+def plain_convolution(own: Convolution) -> nn.Sequential:
     """Conv1d and BatchNorm1d with the weights of a `cnn.Convolution`."""
     num_out, num_in = own.weight.shape[0], own.weight.shape[1] // own.kernel
-    conv = nn.Conv1d(num_in, num_out, own.kernel, stride, own.kernel // 2, bias=False)
+    conv = nn.Conv1d(num_in, num_out, own.kernel, own.stride, own.kernel // 2, bias=False)
     norm = nn.BatchNorm1d(num_out)
     with torch.no_grad():
         conv.weight.copy_(own.weight.view(num_out, own.kernel, num_in).transpose(1, 2))
@@ -169,38 +169,46 @@ def plain_convolution(own: nn.Module, stride: int) -> nn.Sequential:
     return nn.Sequential(conv, norm)
 
 
+class PlainBlock(nn.Module):
+    def __init__(self, own: Block) -> None:
+        super().__init__()
+        self.first, self.second = plain_convolution(own.first), plain_convolution(own.second)
+        self.shortcut: nn.Module = own.shortcut
+        if isinstance(own.shortcut, Convolution):
+            self.shortcut = plain_convolution(own.shortcut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+
 class PlainCNN(nn.Module):
     """The same network of torch's own modules, on [n, features, positions]."""
 
     def __init__(self, own: ResidualCNN) -> None:
         super().__init__()
-        self.stem = plain_convolution(own.stem, 2)
-        self.blocks = nn.ModuleList()
-        for block in own.blocks:
-            parts = nn.ModuleList(
-                [plain_convolution(block.first, block.first.stride), plain_convolution(block.second, 1)]
-            )
-            if not isinstance(block.shortcut, nn.Identity):
-                parts.append(plain_convolution(block.shortcut, block.shortcut.stride))
-            self.blocks.append(parts)
+        self.stem = plain_convolution(own.stem)
+        self.blocks = nn.ModuleList(PlainBlock(block) for block in own.blocks if isinstance(block, Block))
         self.head = own.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.stem(x.transpose(1, 2)))
         x = nn.functional.max_pool1d(x, 3, 2, 1)
-        for first, second, *shortcut in self.blocks:
-            y = second(torch.relu(first(x)))
-            x = torch.relu(y + (shortcut[0](x) if shortcut else x))
-        return self.head(x.mean(2))
+        for block in self.blocks:
+            x = block(x)
+        scores: torch.Tensor = self.head(x.mean(2))
+        return scores
 
 
 def make_cnns() -> tuple[ResidualCNN, PlainCNN]:
     own = build_head("cnn", (0, 6), 5, seed=0)
+    assert isinstance(own, ResidualCNN)
     with torch.no_grad(), seeded(1):
         for p in own.parameters():
             if p.ndim == 1:  # no scale of one and no shift of zero hides a missing term
                 p.add_(0.3 * torch.randn(p.shape))
-    own.head[3].p = 0.0
+    dropout = own.head[3]
+    assert isinstance(dropout, nn.Dropout)
+    dropout.p = 0.0
     return own.double(), PlainCNN(own).double()
 
 
@@ -222,10 +230,14 @@ def test_cnn_equals_torchs_own_modules_with_all_gradients(positions, training):
     kernel = own.blocks[3].first.weight.grad
     own.zero_grad()
     wanted.square().sum().backward()
-    theirs = [plain.stem[1].weight.grad, plain.blocks[0][1][1].bias.grad, plain.blocks[2][2][1].weight.grad]
+    theirs = [
+        plain.stem[1].weight.grad,
+        plain.blocks[0].second[1].bias.grad,
+        plain.blocks[2].shortcut[1].weight.grad,
+    ]
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    reference = plain.blocks[3][0][0].weight.grad  # [out, in, kernel]
+    reference = plain.blocks[3].first[0].weight.grad  # [out, in, kernel]
     torch.testing.assert_close(kernel.view(64, 3, 64).transpose(1, 2), reference, rtol=1e-6, atol=1e-6)
     if training and positions > 1:
         torch.testing.assert_close(own.stem.running_mean, plain.stem[1].running_mean)

@@ -25,6 +25,7 @@ def weights(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray]:
     channels = easy_channels(24)
+    assert channels.labels is not None
     return channels.csi, channels.labels
 
 
