@@ -14,6 +14,7 @@ import torch
 
 from lwm_fast import _C, __version__
 from lwm_fast.files import atomic_path
+from lwm_fast.workers import cores
 
 
 def environment() -> dict[str, Any]:
@@ -22,7 +23,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "isa": cpu["isa"],
         "available_isas": cpu["available_isas"],
         "cpu_features": cpu["features"],

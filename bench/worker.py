@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from bench.timing import time_calls
-
-_BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from lwm_fast.workers import ONE_THREAD, environment
 
 
 class Worker:
@@ -20,20 +18,11 @@ class Worker:
     def __init__(
         self, make: Callable[..., Callable[[], Any]], *arguments: Any, isa: str | None = None
     ) -> None:
-        wanted = dict.fromkeys((*_BLAS, "LWM_FAST_NUM_THREADS"), "1") | ({"LWM_FAST_ISA": isa} if isa else {})
-        before = {name: os.environ.get(name) for name in wanted}
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        os.environ.update(wanted)  # a spawned child reads its environment at its start
-        try:
+        with environment(ONE_THREAD | ({"LWM_FAST_ISA": isa} if isa else {})):
             self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-            self._process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            self._process.start()  # a spawned child reads its environment at its start
         theirs.close()
 
     def run(self) -> Any:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.bench_modules import ROOT, bench_modules
 from support.released import random_csi
 
 from lwm_fast import LWM, LWMConfig, reference
 
-ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is part of the checkout, not of the package", allow_module_level=True)
-sys.path.append(str(ROOT))  # never installed
-
-timing: Any = importlib.import_module("bench.timing")
-rows: Any = importlib.import_module("bench.rows")
-inputs: Any = importlib.import_module("bench.inputs")
-cases: Any = importlib.import_module("bench.cases")
-released: Any = importlib.import_module("bench.released")
-main: Any = importlib.import_module("bench.__main__").main
-training: Any = importlib.import_module("bench.released_training")
-report: Any = importlib.import_module("bench.report")
+timing, rows, inputs, cases, released, training, report = bench_modules(
+    "timing", "rows", "inputs", "cases", "released", "released_training", "report"
+)
+main = bench_modules("__main__")[0].main
 
 ALWAYS = ("case", "arm", "unit", "command")
 TIMED = ("threads", "rounds", "median_s_per_item", "low_s", "high_s", "items_per_s", "note")
@@ -165,7 +155,7 @@ def test_a_wrong_arm_is_never_timed(error):
 
 
 def test_a_refused_case_writes_no_rows_and_the_run_fails(tmp_path, monkeypatch, capsys):
-    tokenize = importlib.import_module("bench.cases.tokenize")
+    tokenize = bench_modules("cases.tokenize")[0]
     real = tokenize.tokenize
     monkeypatch.setattr(tokenize, "tokenize", lambda *args, **options: 2 * real(*args, **options))
     assert main(["tokenize", "--quick", "--out", str(tmp_path)]) == 1
@@ -212,7 +202,7 @@ def test_the_released_masks_are_the_released_ones(shared_data, name):
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_batch_with_a_wrong_mask_is_refused(version):
-    mask_collate = importlib.import_module("bench.cases.mask_collate")
+    mask_collate = bench_modules("cases.mask_collate")[0]
     csi = random_csi(3, 32, 32)
     clean = reference.tokenize(torch.from_numpy(csi), version)
     tokens, targets, positions = training.tokenize_mask_collate(csi, version, np.random.RandomState(0))

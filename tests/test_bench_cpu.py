@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import sys
-from pathlib import Path
+import os
 from typing import Any
 
 import pytest
 import torch
+from support.bench_modules import bench_modules
 from support.released import output_of, plain, relative_error
 
 from lwm_fast import LWM, LWMConfig, encoder, reference
 
-ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is part of the checkout, not of the package", allow_module_level=True)
 for peer_package in ("openvino", "onnx", "onnxruntime"):
     pytest.importorskip(peer_package)
-sys.path.append(str(ROOT))  # never installed
 
-cpu: Any = importlib.import_module("bench.cpu")
-arms: Any = importlib.import_module("bench.peers.arms")
-engines: Any = importlib.import_module("bench.peers.engines")
-graph: Any = importlib.import_module("bench.peers.graph")
-process: Any = importlib.import_module("bench.peers.process")
-markdown: Any = importlib.import_module("bench.markdown")
-report: Any = importlib.import_module("bench.report_cpu")
-rows: Any = importlib.import_module("bench.rows")
+cpu, arms, engines, graph, process, markdown, report, rows = bench_modules(
+    "cpu", "peers.arms", "peers.engines", "peers.graph", "peers.process", "markdown", "report_cpu", "rows"
+)
 
 
 def uniform(version: str) -> LWM:
@@ -92,7 +82,7 @@ def test_a_subject_lives_in_a_process_with_its_environment(monkeypatch):
         assert subject.peak_mib() is None or subject.peak_mib() > 5
     finally:
         subject.close()
-    assert "LWM_FAST_ISA" not in process.os.environ
+    assert "LWM_FAST_ISA" not in os.environ
 
 
 def test_a_fault_in_a_subject_is_shown():
@@ -196,7 +186,7 @@ def test_tables_come_from_the_rows(tmp_path, monkeypatch):
 
 
 def test_the_picture_shows_every_timed_arm(tmp_path, monkeypatch):
-    picture: Any = importlib.import_module("bench.cpu_picture")
+    picture: Any = bench_modules("cpu_picture")[0]
     monkeypatch.setattr(markdown, "RESULTS", tmp_path)
     both = [row(name, 1e-3 * length, seq_len=length) for name in picture._ARMS[:2] for length in (17, 33)]
     rows.write_csv(tmp_path / "cpu.csv", both)

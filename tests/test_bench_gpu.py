@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.bench_modules import ROOT, bench_modules
 
-ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "bench").is_dir():
-    pytest.skip("bench/ is part of the checkout, not of the package", allow_module_level=True)
-sys.path.append(str(ROOT))  # never installed
-
-gpu: Any = importlib.import_module("bench.gpu.__main__")
-timing: Any = importlib.import_module("bench.gpu.timing")
-ceilings: Any = importlib.import_module("bench.gpu.ceilings")
-layout: Any = importlib.import_module("bench.gpu.layout")
-device: Any = importlib.import_module("bench.gpu.device")
-rows: Any = importlib.import_module("bench.rows")
+gpu, timing, ceilings, layout, device, rows = bench_modules(
+    "gpu.__main__", "gpu.timing", "gpu.ceilings", "gpu.layout", "gpu.device", "rows"
+)
 
 CASES = [
     ("ops", "attention-17"),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.native_cases import draw, seeded
 from support.released import golden, released
 
 from lwm_fast import _C, reference
@@ -42,32 +43,14 @@ SIZES = {
 SEEDED_LIMITS = {"bfloat16": 5e-3, "bf16x3": 1e-5}  # worst of the cases below: 2.9e-3, 5.2e-6
 
 
-def make(name: str, *, sharpness: float = 1.0, dead: Sequence[int] = ()) -> reference.LWM:
-    """A seeded model. sharpness scales queries and keys; dead: layers whose first heads attend uniformly."""
-    sizes = SIZES[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = reference.LWM("1.0" if sizes.patch_len == 16 else "1.1", sizes).eval()
-        for parameter in model.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    for i, layer in enumerate(model.layers):
-        attention: Any = layer.enc_self_attn
-        attention.W_Q.weight.data *= sharpness
-        attention.W_K.weight.data *= sharpness
-        if i in dead:  # all heads of layer 1, some of the others
-            heads = sizes.num_heads if i == 1 else sizes.num_heads // 2
-            attention.W_K.weight.data[: heads * sizes.head_dim] = 0
-    return model
+def make(name: str, **changes: Any) -> reference.LWM:
+    return seeded(SIZES[name], **changes)
 
 
 def engine(model: reference.LWM, precision: str, isa: str = "amx-emulated") -> _C.NativeEncoder:
     return _C.NativeEncoder(
         packable(model, collapse=True), int(model.version.replace(".", "")), precision, isa
     )
-
-
-def draw(lengths: Sequence[int], patch_len: int) -> Array:
-    return 3 * np.random.default_rng(0).standard_normal((sum(lengths), patch_len), np.float32)
 
 
 def encode(

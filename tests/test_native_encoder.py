@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.native_cases import draw, seeded
 from torch import Tensor
 
 from lwm_fast import _C, reference
@@ -28,32 +29,13 @@ SIZES = {
 POOL_FACTOR = 2  # of plain torch's own float32 error; measured: 0.8 to 1.5
 
 
-def make(name: str, *, sharpness: float = 1.0, dead: Sequence[int] = ()) -> reference.LWM:
-    """A seeded model. sharpness scales queries and keys; dead: layers whose first heads attend uniformly."""
-    sizes = SIZES[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = reference.LWM("1.0" if sizes.patch_len == 16 else "1.1", sizes).eval()
-        for parameter in model.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    for i, layer in enumerate(model.layers):
-        attention: Any = layer.enc_self_attn
-        attention.W_Q.weight.data *= sharpness
-        attention.W_K.weight.data *= sharpness
-        heads = sizes.num_heads if i % 2 else sizes.num_heads // 2
-        if i in dead:
-            attention.W_K.weight.data[: heads * sizes.head_dim] = 1e-41  # denormals, as in the release
-    return model
+def make(name: str, **changes: Any) -> reference.LWM:
+    return seeded(SIZES[name], **changes)
 
 
 def engine(model: reference.LWM, isa: str = "") -> _C.NativeEncoder:
     version = int(model.version.replace(".", ""))
     return _C.NativeEncoder(packable(model, collapse=True), version, isa=isa)
-
-
-def draw(lengths: Sequence[int], patch_len: int, seed: int = 0) -> Array:
-    rng = np.random.default_rng(seed)
-    return 3 * rng.standard_normal((sum(lengths), patch_len), np.float32)
 
 
 def encode(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from bench.timing import time_calls
+from lwm_fast.workers import environment
 
 Job = Callable[[], Any]
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -22,10 +22,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Subject:
     """Makes jobs by ``make(*arguments)`` in a child process and runs them there until :meth:`close`."""
 
-    def __init__(self, make: Callable[..., Job], environment: Mapping[str, str]) -> None:
+    def __init__(self, make: Callable[..., Job], variables: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        with _environment(environment):
+        with environment(variables):
             self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
             self._process.start()  # a spawned child reads its environment at its start
         theirs.close()
@@ -81,24 +81,10 @@ class Subjects:
         for subject in self._running.values():
             subject.close()
 
-    def of(self, name: str, environment: Mapping[str, str]) -> Subject:
+    def of(self, name: str, variables: Mapping[str, str]) -> Subject:
         if name not in self._running:
-            self._running[name] = Subject(self._make, environment)
+            self._running[name] = Subject(self._make, variables)
         return self._running[name]
-
-
-@contextlib.contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 class _Server:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from lwm_fast.challenge.scoring import TASK_NAMES, score
 from lwm_fast.data import Channels, load_channels
 from lwm_fast.data.layout import find_layout
+from lwm_fast.data.torch_files import read_torch
 from lwm_fast.errors import InputError
-from lwm_fast.files import check_file, sha256_of
+from lwm_fast.files import sha256_of
 from lwm_fast.tasks.base import Array, Examples, Fact, Kind
 from lwm_fast.tasks.facts import channel_facts
 from lwm_fast.tasks.labels import encode_labels
@@ -216,17 +217,7 @@ def _read_part(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import torch
-
-    check_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch errors of damaged or hostile files
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{path}: cannot be read safely as a torch file ({reason}). It is truncated, or it holds Python "
-            "objects beyond tensors, which are never executed here: save a dict of tensors"
-        ) from error
+    content = read_torch(path)
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: holds {type(content).__name__}; a dict of channels and labels was expected"

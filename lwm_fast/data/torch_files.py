@@ -32,17 +32,17 @@ def is_torch(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in TORCH_SUFFIXES
 
 
-def open_torch(path: Path, options: ReadOptions) -> Opened:
-    """csi of a tensor, or of a dict of tensors, with labels. Only tensors and plain values are unpickled.
+def read_torch(path: Path) -> Any:
+    """What a torch file holds, if it is tensors and plain values: nothing else is unpickled.
 
     Raises:
-        InputError: truncated file, a pickle that wants to run code, weights instead of data, wrong shape.
+        InputError: missing, empty or truncated file, a pickle that wants to run code.
     """
     import torch
 
     check_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch errors of damaged or hostile files
         reason = str(error).strip().split("\n")[0]
         raise InputError(
@@ -50,6 +50,17 @@ def open_torch(path: Path, options: ReadOptions) -> Opened:
             "objects beyond tensors, which are never executed here: fetch it again, or save a dict of "
             "tensors"
         ) from error
+
+
+def open_torch(path: Path, options: ReadOptions) -> Opened:
+    """csi of a tensor, or of a dict of tensors, with labels.
+
+    Raises:
+        InputError: truncated file, a pickle that wants to run code, weights instead of data, wrong shape.
+    """
+    import torch
+
+    content = read_torch(path)
     tensors = {"channels": content} if isinstance(content, torch.Tensor) else content
     if not isinstance(tensors, dict):
         raise InputError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwm_fast.errors import InputError
+from lwm_fast.errors import InputError, nearest
 from lwm_fast.figures.cities import City
 from lwm_fast.figures.job import FigureSettings, Job
 
@@ -40,7 +39,7 @@ def make_figures(
 
     Args:
         cities: of `find_cities`. Fig. 3 takes all that have both bands, the others Denver, or the first city.
-        weights: a file, folder or hub id; "random-1.0" or "random-1.1" to try things out.
+        weights: as for `lwm_fast.weights.load_model`.
         out: folder, made if it is missing.
         only: keys of `FIGURES`; empty means all.
         settings: how large the sweeps are.
@@ -56,9 +55,7 @@ def make_figures(
     chosen = list(only) or list(FIGURES)
     for name in chosen:
         if name not in FIGURES:
-            near = difflib.get_close_matches(name, FIGURES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(FIGURES)}"
-            raise InputError(f"figure {name!r} is not known; {hint}")
+            raise InputError(f"figure {name!r} is not known; {nearest(name, FIGURES)}")
     if not cities:
         raise InputError("figures: there is no city; find_cities([folder]) finds them")
     place = Path(out).expanduser()

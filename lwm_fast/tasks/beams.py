@@ -11,9 +11,9 @@ import numpy.typing as npt
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
 from lwm_fast.tasks.bands import match_users
-from lwm_fast.tasks.base import Array, Examples, Fact, Kind
+from lwm_fast.tasks.base import Examples, Fact
 from lwm_fast.tasks.facts import channel_facts
-from lwm_fast.tasks.metrics import classification_scores
+from lwm_fast.tasks.kinds import Classification
 
 CODEBOOKS = ("lwm", "half-open")
 _MOST_BEAMS = 1800  # beyond, the release's grid of angles runs past +90 degrees
@@ -21,7 +21,7 @@ _DBM = 30.0  # dBW to dBm, as the release counts
 
 
 @dataclass(frozen=True)
-class BeamTask:
+class BeamTask(Classification):
     """Best beam from csi (LWM paper, Fig. 3).
 
     Args:
@@ -40,9 +40,6 @@ class BeamTask:
     label_channels: Channels | None = field(default=None, repr=False)
 
     name: ClassVar[str] = "beams"
-    kind: ClassVar[Kind] = "classification"
-    metric: ClassVar[str] = "f1_weighted"
-    higher_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         beam_angles(self.num_beams, self.codebook)
@@ -72,10 +69,6 @@ class BeamTask:
             classes=tuple(f"{angle:g}" for angle in beam_angles(self.num_beams, self.codebook)),
             facts=facts,
         )
-
-    def score(self, examples: Examples, predictions: Array) -> dict[str, float]:
-        """`metrics.classification_scores` of scores [n, num_beams]."""
-        return classification_scores(examples.targets, predictions, len(examples.classes))
 
 
 def beam_angles(num_beams: int, codebook: str = "lwm") -> npt.NDArray[np.float64]:

@@ -7,14 +7,15 @@ from typing import ClassVar
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Fact, Kind
+from lwm_fast.tasks.base import Array, Examples, Fact
 from lwm_fast.tasks.facts import channel_facts
+from lwm_fast.tasks.kinds import Reconstruction
 from lwm_fast.tasks.metrics import nmse_scores
 from lwm_fast.tasks.reconstruction import GAIN_BITS
 
 
 @dataclass(frozen=True)
-class CompressionTask:
+class CompressionTask(Reconstruction):
     """csi as the base station knows it after a user has sent `bits` bits about its channel.
 
     `bits` is all that is sent for one channel, its gain included: `GAIN_BITS` bits say the mean power in whole dB
@@ -29,9 +30,6 @@ class CompressionTask:
 
     bits: int = 256
     name: ClassVar[str] = "compression"
-    kind: ClassVar[Kind] = "reconstruction"
-    metric: ClassVar[str] = "nmse_db"
-    higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or self.bits <= GAIN_BITS:

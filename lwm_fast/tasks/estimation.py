@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Fact, Kind
+from lwm_fast.tasks.base import Array, Examples, Fact
 from lwm_fast.tasks.facts import channel_facts
+from lwm_fast.tasks.kinds import Reconstruction
 from lwm_fast.tasks.metrics import nmse_scores
 from lwm_fast.tasks.noise import add_noise, check_seed, user_snr_db
 from lwm_fast.tasks.reconstruction import derived_channels
@@ -20,7 +21,7 @@ BIN_DB = 5.0
 
 
 @dataclass(frozen=True)
-class EstimationTask:
+class EstimationTask(Reconstruction):
     """Clean csi from csi with noise on every entry.
 
     Args:
@@ -35,9 +36,6 @@ class EstimationTask:
     snr_db: float | tuple[float, float] = (-5.0, 25.0)
     seed: int = 0
     name: ClassVar[str] = "estimation"
-    kind: ClassVar[Kind] = "reconstruction"
-    metric: ClassVar[str] = "nmse_db"
-    higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if np.ndim(self.snr_db) > 1 or np.size(self.snr_db) not in (1, 2):

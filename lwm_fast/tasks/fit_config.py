@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lwm_fast.errors import InputError
+from lwm_fast.errors import InputError, nearest
 
 LOSSES = ("auto", "cross-entropy", "mse", "nmse", "nmse-pooled")
 
@@ -103,9 +102,7 @@ class FitConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                raise InputError(f"{place}: unknown key {key!r}; {hint}")
+                raise InputError(f"{place}: unknown key {key!r}; {nearest(key, known, 'known keys')}")
         return cls(**values)
 
 

@@ -10,15 +10,16 @@ import numpy.typing as npt
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Fact, Kind
+from lwm_fast.tasks.base import Array, Examples, Fact
 from lwm_fast.tasks.facts import channel_facts
+from lwm_fast.tasks.kinds import Reconstruction
 from lwm_fast.tasks.metrics import nmse_scores
 from lwm_fast.tasks.noise import add_noise, check_seed
 from lwm_fast.tasks.reconstruction import derived_channels
 
 
 @dataclass(frozen=True)
-class InterpolationTask:
+class InterpolationTask(Reconstruction):
     """Full csi from csi known at every `antenna_step`-th antenna and every `subcarrier_step`-th subcarrier.
 
     Entries off the comb are zero in the input csi.
@@ -40,9 +41,6 @@ class InterpolationTask:
     snr_db: float | None = None
     seed: int = 0
     name: ClassVar[str] = "interpolation"
-    kind: ClassVar[Kind] = "reconstruction"
-    metric: ClassVar[str] = "nmse_db"
-    higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for axis in ("antenna", "subcarrier"):

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Kind
+from lwm_fast.tasks.base import Array, Examples
 from lwm_fast.tasks.facts import channel_facts
-from lwm_fast.tasks.metrics import classification_scores, regression_scores
+from lwm_fast.tasks.kinds import Classification, Regression
+from lwm_fast.tasks.metrics import regression_scores
 
 
 @dataclass(frozen=True, eq=False)
-class ClassificationTask:
+class ClassificationTask(Classification):
     """Classes given by the user.
 
     Args:
@@ -31,10 +32,6 @@ class ClassificationTask:
     labels: npt.ArrayLike | None = field(default=None, repr=False)
     classes: Sequence[str] | None = None
     name: str = "classification"
-
-    kind: ClassVar[Kind] = "classification"
-    metric: ClassVar[str] = "f1_weighted"
-    higher_is_better: ClassVar[bool] = True
 
     def examples(self, channels: Channels) -> Examples:
         """Inputs and targets int64 [n] of all users.
@@ -54,13 +51,9 @@ class ClassificationTask:
             facts=channel_facts(channels),
         )
 
-    def score(self, examples: Examples, predictions: Array) -> dict[str, float]:
-        """`metrics.classification_scores` of scores [n, num_classes]."""
-        return classification_scores(examples.targets, predictions, len(examples.classes))
-
 
 @dataclass(frozen=True, eq=False)
-class RegressionTask:
+class RegressionTask(Regression):
     """Numbers given by the user.
 
     Args:
@@ -73,9 +66,7 @@ class RegressionTask:
     names: Sequence[str] | None = None
     name: str = "regression"
 
-    kind: ClassVar[Kind] = "regression"
     metric: ClassVar[str] = "mae"
-    higher_is_better: ClassVar[bool] = False
 
     def examples(self, channels: Channels) -> Examples:
         """Inputs and targets float32 [n, k] of all users.

@@ -9,19 +9,18 @@ import numpy as np
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Kind
+from lwm_fast.tasks.base import Array, Examples
 from lwm_fast.tasks.facts import channel_facts
+from lwm_fast.tasks.kinds import Regression
 from lwm_fast.tasks.metrics import position_scores
 
 
 @dataclass(frozen=True)
-class LocalizationTask:
+class LocalizationTask(Regression):
     """Position on the ground from csi: targets float32 [n, 2], x and y of the source's frame, metres."""
 
     name: ClassVar[str] = "localization"
-    kind: ClassVar[Kind] = "regression"
     metric: ClassVar[str] = "error_m"
-    higher_is_better: ClassVar[bool] = False
 
     def examples(self, channels: Channels) -> Examples:
         """Inputs and targets of the users that have a path.

@@ -9,21 +9,18 @@ import numpy as np
 
 from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
-from lwm_fast.tasks.base import Array, Examples, Kind
+from lwm_fast.tasks.base import Examples
 from lwm_fast.tasks.facts import channel_facts
-from lwm_fast.tasks.metrics import classification_scores
+from lwm_fast.tasks.kinds import Classification
 
 NLOS, LOS = 0, 1
 
 
 @dataclass(frozen=True)
-class LosTask:
+class LosTask(Classification):
     """Line of sight from csi (LWM paper, Fig. 4): classes 0 "NLoS" and 1 "LoS"; users without a path left out."""
 
     name: ClassVar[str] = "los"
-    kind: ClassVar[Kind] = "classification"
-    metric: ClassVar[str] = "f1_weighted"
-    higher_is_better: ClassVar[bool] = True
 
     def examples(self, channels: Channels) -> Examples:
         """Inputs and targets int64 [n] of the users that have a path.
@@ -54,7 +51,3 @@ class LosTask:
             classes=("NLoS", "LoS"),
             facts=channel_facts(used),
         )
-
-    def score(self, examples: Examples, predictions: Array) -> dict[str, float]:
-        """`metrics.classification_scores` of scores [n, 2]."""
-        return classification_scores(examples.targets, predictions, len(examples.classes))

@@ -9,7 +9,7 @@
 #include "encoder/amx_tiles.h"
 #include "encoder/engine.h"
 #include "encoder/table.h"
-#include "fuzz.h"
+#include "fuzz_model.h"
 
 namespace fuzz {
 namespace {
@@ -84,50 +84,21 @@ void tile_products(Random& random) {
 }
 
 // Sizes that tiles take.
-struct Model {
-    std::vector<std::vector<float>> memory;
-    lwm::EncoderView view = {};
-
-    const float* take(Random& random, std::int64_t count) {
-        return memory.emplace_back(random.reals(count, -0.3f, 0.3f)).data();
-    }
-    lwm::NormView norm(Random& random) { return {take(random, view.embed_dim), take(random, view.embed_dim)}; }
-
-    explicit Model(Random& random) {
-        const std::int64_t dim = 32 * random.integer(1, 3), ffn = 32 * random.integer(1, 4);
-        view.patch_len = random.integer(1, 40);
-        view.embed_dim = dim;
-        view.ffn_dim = ffn;
-        view.head_dim = random.integer(1, 16);
-        view.max_len = 120;
-        view.residual = random.integer(0, 1) == 0 ? 1.0f : 2.0f;
-        view.proj = take(random, dim * view.patch_len);
-        view.position = take(random, view.max_len * dim);
-        view.norm = norm(random);
-        for (std::int64_t i = random.integer(1, 2); i > 0; --i) {
-            lwm::LayerView layer = {};
-            layer.num_live = random.integer(0, 4);
-            const std::int64_t width = layer.num_live * view.head_dim;
-            layer.qkv = take(random, 3 * width * dim);
-            layer.qkv_bias = take(random, 3 * width);
-            layer.out = take(random, dim * width);
-            layer.out_bias = take(random, dim);
-            layer.mean = random.integer(0, 1) == 0 ? nullptr : take(random, dim * dim);
-            layer.fc1 = take(random, ffn * dim);
-            layer.fc1_bias = take(random, ffn);
-            layer.fc2 = take(random, dim * ffn);
-            layer.fc2_bias = take(random, dim);
-            layer.norm1 = norm(random);
-            if (random.integer(0, 1) == 0) layer.norm2 = norm(random);
-            view.layers.push_back(layer);
-        }
-    }
-};
+Model random_model(Random& random) {
+    Model model;
+    model.view.patch_len = random.integer(1, 40);
+    model.view.embed_dim = 32 * random.integer(1, 3);
+    model.view.ffn_dim = 32 * random.integer(1, 4);
+    model.view.head_dim = random.integer(1, 16);
+    model.view.num_positions = 120;
+    model.fill(random, random.integer(1, 2));
+    return model;
+}
 
 // Work space of exactly the size asked for, holding NaN.
 std::vector<float> encoded(const lwm::Encoder& encoder, const std::vector<std::int32_t>& lengths, const float* tokens,
                            Pool pool, std::int64_t dim) {
-    lwm::Group group = {lengths.data(), static_cast<std::int64_t>(lengths.size()), 0, 0};
+    lwm::Group group = {lengths.data(), static_cast<std::int64_t>(lengths.size()), 0, 0, nullptr};
     std::int64_t out_rows = 0;
     for (const std::int32_t length : lengths) {
         group.rows += length;
@@ -148,7 +119,7 @@ std::vector<float> encoded(const lwm::Encoder& encoder, const std::vector<std::i
 void tiles(Random& random) {
     roundings(random);
     tile_products(random);
-    Model model(random);
+    Model model = random_model(random);
     const auto pool = static_cast<Pool>(random.integer(0, 4));
     const char* precision = random.integer(0, 1) == 0 ? "bfloat16" : "bf16x3";
     const auto encoder = lwm::choose_encoder(precision, "amx-emulated").make(model.view);

@@ -5,56 +5,22 @@
 
 #include "encoder/engine.h"
 #include "encoder/table.h"
-#include "fuzz.h"
+#include "fuzz_model.h"
 
 namespace fuzz {
 namespace {
 
 using lwm::Pool;
 
-// A model of random sizes and weights. The version only says how long patches are.
-struct Model {
-    std::vector<std::vector<float>> memory;
-    lwm::EncoderView view = {};
-
-    const float* take(Random& random, std::int64_t count) {
-        return memory.emplace_back(random.reals(count, -0.3f, 0.3f)).data();
-    }
-    lwm::NormView norm(Random& random) { return {take(random, view.embed_dim), take(random, view.embed_dim)}; }
-};
-
-void add_layer(Model& model, Random& random) {
-    const std::int64_t dim = model.view.embed_dim, ffn = model.view.ffn_dim;
-    lwm::LayerView layer = {};
-    layer.num_live = random.integer(0, 4);
-    const std::int64_t width = layer.num_live * model.view.head_dim;
-    layer.qkv = model.take(random, 3 * width * dim);
-    layer.qkv_bias = model.take(random, 3 * width);
-    layer.out = model.take(random, dim * width);
-    layer.out_bias = model.take(random, dim);
-    layer.mean = random.integer(0, 1) == 0 ? nullptr : model.take(random, dim * dim);
-    layer.fc1 = model.take(random, ffn * dim);
-    layer.fc1_bias = model.take(random, ffn);
-    layer.fc2 = model.take(random, dim * ffn);
-    layer.fc2_bias = model.take(random, dim);
-    layer.norm1 = model.norm(random);
-    if (random.integer(0, 1) == 0) layer.norm2 = model.norm(random);
-    model.view.layers.push_back(layer);
-}
-
+// The version only says how long patches are.
 Model random_model(Random& random, TokenVersion version, std::int64_t max_len) {
     Model model;
     model.view.patch_len = lwm::patch_length(version);
     model.view.embed_dim = random.integer(2, 40);
     model.view.head_dim = random.integer(1, 20);
     model.view.ffn_dim = random.integer(1, 300);
-    model.view.max_len = max_len;
-    model.view.residual = random.integer(0, 1) == 0 ? 1.0f : 2.0f;
-    model.view.proj = model.take(random, model.view.embed_dim * model.view.patch_len);
-    model.view.position = model.take(random, max_len * model.view.embed_dim);
-    model.view.norm = model.norm(random);
-    const std::int64_t layers = random.integer(1, 3);
-    for (std::int64_t i = 0; i < layers; ++i) add_layer(model, random);
+    model.view.num_positions = max_len;
+    model.fill(random, random.integer(1, 3));
     return model;
 }
 
@@ -64,7 +30,7 @@ struct Encoded {
 };
 
 Encoded output_of(const lwm::EncoderView& view, Pool pool, const std::vector<std::int32_t>& bounds, int threads) {
-    Encoded encoded = {{}, {pool, nullptr, 0, view.max_len, view.patch_len, view.embed_dim, threads}};
+    Encoded encoded = {{}, {pool, nullptr, 0, view.num_positions, view.patch_len, view.embed_dim, threads}};
     for (std::size_t i = 0; i + 1 < bounds.size(); ++i) {
         encoded.task.out_rows += lwm::pooled_rows(pool, bounds[i + 1] - bounds[i]);
     }
@@ -93,7 +59,7 @@ void encoding(Random& random) {
     model.memory.clear();  // the encoder has its own copies
     const std::vector<float> tokens = random.reals(bounds.back() * patch_len, -5.0f, 5.0f);
     Encoded all = output_of(model.view, pool, bounds, static_cast<int>(random.integer(1, 4)));
-    lwm::encode_tokens(*encoder, all.task, tokens.data(), bounds.back(), bounds.data(), count);
+    lwm::encode_tokens(*encoder, all.task, tokens.data(), bounds.back(), bounds.data(), count, nullptr);
     for (const float value : all.out) require(std::isfinite(value), "encode left a value unwritten");
     const float* place = all.out.data();
     for (std::size_t i = 0; i + 1 < bounds.size(); ++i) {
@@ -101,7 +67,7 @@ void encoding(Random& random) {
         Encoded one = output_of(model.view, pool, {0, length}, 1);
         const auto first = tokens.begin() + bounds[i] * patch_len;
         const std::vector<float> mine(first, first + length * patch_len);
-        lwm::encode_tokens(*encoder, one.task, mine.data(), length, alone, 1);
+        lwm::encode_tokens(*encoder, one.task, mine.data(), length, alone, 1, nullptr);
         const auto values = static_cast<std::int64_t>(one.out.size());
         require(same_bits(one.out.data(), place, values), "a result depends on the sequences beside it");
         place += values;
@@ -109,13 +75,15 @@ void encoding(Random& random) {
     Encoded other = output_of(model.view, pool, bounds, 1);
     other.task.out_rows += 1;
     require_refusal(
-        [&] { lwm::encode_tokens(*encoder, other.task, tokens.data(), bounds.back(), bounds.data(), count); },
+        [&] { lwm::encode_tokens(*encoder, other.task, tokens.data(), bounds.back(), bounds.data(), count, nullptr); },
         "encode accepts an output of another size");
     other.task.out_rows -= 1;
     other.task.max_len = 1;
     if (count > 0) {
         require_refusal(
-            [&] { lwm::encode_tokens(*encoder, other.task, tokens.data(), bounds.back(), bounds.data(), count); },
+            [&] {
+                lwm::encode_tokens(*encoder, other.task, tokens.data(), bounds.back(), bounds.data(), count, nullptr);
+            },
             "encode accepts sequences beyond max_len");
     }
 }
