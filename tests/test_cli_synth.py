@@ -38,7 +38,7 @@ def test_synth_and_inspect(capsys, tmp_path):
 def test_help_shows_the_defaults(capsys):
     assert main(["synth", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "--street-width LOW:HIGH M. Default: 8:40." in printed
+    assert "--street-width LOW:HIGH M. Default: 10:40." in printed
     assert "[default: 2e9:60e9]" in printed
 
 

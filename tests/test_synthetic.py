@@ -11,12 +11,12 @@ import pytest
 from support.plain_image_method import plain_blocked
 
 from lwm_fast.data.channels import Channels
-from lwm_fast.data.rays import RAY_COLUMNS, Rays
+from lwm_fast.data.rays import RAY_COLUMNS, SPEED_OF_LIGHT, Rays
 from lwm_fast.data.synthetic import StreetLayout, _serve, street_map, synthetic_streets
 from lwm_fast.data.synthetic import cell as cell_module
 from lwm_fast.data.synthetic.cell import Cell, draw_cell
-from lwm_fast.data.synthetic.gains import SPEED_OF_LIGHT
-from lwm_fast.data.synthetic.streets import F32, F64, Bool
+from lwm_fast.data.synthetic.plan import StreetsPlan
+from lwm_fast.data.synthetic.streets import F32, F64, FACADES, Bool
 from lwm_fast.errors import InputError
 
 GEOMETRY = ("delay_s", "aod_az_deg", "aod_zen_deg", "aoa_az_deg", "aoa_zen_deg")
@@ -213,7 +213,7 @@ def test_neighbours_see_nearly_the_same(cell: Cell) -> None:
     shared = 0
     for k in range(len(here)):
         rows = np.flatnonzero(there.user == here.user[k])
-        same = (there.first[rows] == here.first[k]) & (there.second[rows] == here.second[k])
+        same = (there.buildings[rows] == here.buildings[k]).all(1)
         shared += bool((same & (np.abs(there.length[rows] - here.length[k]) <= 1.01)).any())
     assert shared / len(here) > 0.85
 
@@ -238,6 +238,16 @@ def test_statistics_are_those_of_streets() -> None:
     high = parts(synthetic_streets(2000, carrier_frequency=28e9)).rays
     total = np.add.reduceat(10 ** (high.power_db.astype(np.float64) / 10), high.offsets[:-1])
     assert 1e-6 <= np.sqrt(total / 32).mean() <= 6e-6
+
+
+def test_facades_of_a_plan_are_mixtures_with_little_metal() -> None:
+    plan = StreetsPlan(streets=300)
+    shares = np.array([plan.street(number).layout.facade_shares for number in range(300)])
+    assert shares.shape == (300, len(FACADES))
+    shares /= shares.sum(1, keepdims=True)
+    mean = dict(zip(FACADES, shares.mean(0), strict=True))
+    assert 0.02 < mean.pop("metal") < 0.12
+    assert all(0.25 < share < 0.38 for share in mean.values()), mean
 
 
 def test_seeds_and_layouts_give_other_streets() -> None:

@@ -21,7 +21,10 @@ def command(path: Path, **channel: Any) -> int:
     Exit code 2 when it cannot be used as it is; the reason and the remedy are printed.
     """
     from lwm_fast import InputError
+    from lwm_fast.weights import folder_of
 
+    if not path.exists() and folder_of(path) is not None:
+        return _weights(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix in _WEIGHTS or (path.is_dir() and (path / "model.safetensors").is_file()):

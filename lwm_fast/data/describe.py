@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from lwm_fast.data.ray_statistics import RayStatistics, ray_statistics
+from lwm_fast.data.ray_statistics import RayStatistics, free_space_gain_db, ray_statistics
 from lwm_fast.data.source import ReadOptions
 from lwm_fast.errors import InputError
 
@@ -120,10 +121,19 @@ def describe(path: str | os.PathLike[str], **options: object) -> Description:
         carrier_frequency=channels.meta.carrier_frequency,
         carrier_range=store.carrier_range if store else None,
         shards=len(store) if store else None,
-        rays=None if channels.rays is None else ray_statistics(channels.rays, channels.los),
+        rays=None
+        if channels.rays is None
+        else ray_statistics(channels.rays, channels.los, _free_space(store or [channels])),
         base_station=channels.meta.base_station,
         base_stations=stations,
     )
+
+
+def _free_space(parts: Iterable[Channels]) -> npt.NDArray[np.float64] | None:
+    """Free-space gain of each user: every shard of a store has its own base station and carrier."""
+    gains = [free_space_gain_db(part) for part in parts]
+    known = [gain for gain in gains if gain is not None]
+    return np.concatenate(known) if len(known) == len(gains) else None
 
 
 def los_counts(channels: Channels) -> dict[str, int]:

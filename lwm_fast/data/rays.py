@@ -17,6 +17,7 @@ Complex64Array = npt.NDArray[np.complex64]
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 
+SPEED_OF_LIGHT = 299_792_458.0  # m/s
 SUBCARRIER_SPACING = 30e3  # Hz; the LWM releases use bandwidth = 30 kHz * num_subcarriers
 LWM_ROTATION = -135.0  # degrees about z, the base-station rotation of the LWM releases
 LWM_MAX_PATHS = 20

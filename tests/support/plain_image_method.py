@@ -27,8 +27,10 @@ def plain_blocked(a: F64, b: F64, boxes: F64) -> bool:
     return False
 
 
-def plain_reflections(station: F64, user: F64, boxes: F64) -> list[tuple[int, int, float]]:
-    """All (first building, second building or -1, length in the plan), wall by wall, without any pruning."""
+def plain_reflections(
+    station: F64, user: F64, boxes: F64, most_bounces: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """All (buildings in order, length in the plan) of up to `most_bounces`, every sequence of walls tried."""
     walls: list[Wall] = []
     for k, (x0, y0, _, x1, y1, _) in enumerate(boxes):
         walls += [
@@ -43,33 +45,41 @@ def plain_reflections(station: F64, user: F64, boxes: F64) -> list[tuple[int, in
         out[wall[0]] = 2 * wall[1] - out[wall[0]]
         return out
 
+    def in_front(point: F64, wall: Wall) -> bool:
+        return bool((point[wall[0]] - wall[1]) * wall[2] > 0)
+
     def hit(source: F64, target: F64, wall: Wall) -> F64 | None:
         """Where source -> target crosses the wall from behind to its front, or None."""
-        axis, coordinate, outward, low, high, _ = wall
-        if (source[axis] - coordinate) * outward >= 0 or (target[axis] - coordinate) * outward <= 0:
+        axis, coordinate, _, low, high, _ = wall
+        if in_front(source, wall) or source[axis] == coordinate or not in_front(target, wall):
             return None
         point = source + (coordinate - source[axis]) / (target[axis] - source[axis]) * (target - source)
         return point if low < point[1 - axis] < high else None
 
-    def crossed(*points: F64) -> bool:
-        return any(plain_blocked(p, q, boxes) for p, q in itertools.pairwise(points))
+    def ray(sequence: list[Wall], images: list[F64]) -> list[F64] | None:
+        """The corners of the ray from the user back to the station, or None where a wall is missed."""
+        points = [user]
+        for wall, source in zip(reversed(sequence), reversed(images), strict=True):
+            point = hit(source, points[-1], wall)
+            if point is None:
+                return None
+            points.append(point)
+        for point, wall in zip(points[2:], reversed(sequence[1:]), strict=False):
+            if not in_front(point, wall):
+                return None
+        return [*points, station]
 
-    found = []
-    for one in walls:
-        if (station[one[0]] - one[1]) * one[2] <= 0:
-            continue
-        first = image(station, one)
-        early = hit(first, user, one)
-        if early is not None and not crossed(station, early, user):
-            found.append((one[5], -1, float(np.hypot(*(user - first)))))
-        for two in walls:
-            if two is one or (first[two[0]] - two[1]) * two[2] <= 0:
-                continue
-            second = image(first, two)
-            late = hit(second, user, two)
-            early = None if late is None else hit(first, late, one)
-            if late is None or early is None or (early[two[0]] - two[1]) * two[2] <= 0:
-                continue
-            if not crossed(station, early, late, user):
-                found.append((one[5], two[5], float(np.hypot(*(user - second)))))
+    found: list[tuple[tuple[int, ...], float]] = []
+
+    def follow(sequence: list[Wall], images: list[F64]) -> None:
+        points = ray(sequence, images) if sequence else None
+        if points and not any(plain_blocked(p, q, boxes) for p, q in itertools.pairwise(points)):
+            found.append((tuple(wall[5] for wall in sequence), float(np.hypot(*(user - images[-1])))))
+        source = images[-1] if images else station
+        if len(sequence) < most_bounces:
+            for wall in walls:
+                if in_front(source, wall) and wall not in sequence[-1:]:
+                    follow([*sequence, wall], [*images, image(source, wall)])
+
+    follow([], [])
     return found

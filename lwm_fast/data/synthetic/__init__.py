@@ -2,7 +2,7 @@
 
 Everything made here is synthetic and says so (`meta.synthetic`, `meta.source`, `meta.format`).
 
-The paths come from textbook ray optics in a town of box buildings: line of sight, the ground, one and two
+The paths come from textbook ray optics in a town of box buildings: line of sight, the ground, up to three
 walls by the image method with Fresnel coefficients of ITU-R P.2040 materials, knife edges (ITU-R P.526) over
 the roofs and round vertical corners, and point scatterers by the bistatic radar equation.
 """
@@ -18,9 +18,16 @@ import numpy.typing as npt
 
 from lwm_fast.data.channels import Channels
 from lwm_fast.data.meta import ChannelsMeta
-from lwm_fast.data.rays import LWM_MAX_PATHS, LWM_ROTATION, RAY_COLUMNS, ArrayGeometry, Rays
+from lwm_fast.data.rays import (
+    LWM_MAX_PATHS,
+    LWM_ROTATION,
+    RAY_COLUMNS,
+    SPEED_OF_LIGHT,
+    ArrayGeometry,
+    Rays,
+)
 from lwm_fast.data.synthetic.cell import Cell, draw_cell, draw_map
-from lwm_fast.data.synthetic.gains import SPEED_OF_LIGHT, Paths, gains
+from lwm_fast.data.synthetic.gains import Paths, gains
 from lwm_fast.data.synthetic.streets import F64, StreetLayout
 from lwm_fast.errors import InputError
 

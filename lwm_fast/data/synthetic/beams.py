@@ -1,4 +1,4 @@
-"""Visibility in the plan, and the beams of once and twice reflected rays (image method)."""
+"""Visibility in the plan, and the beams of reflected rays (image method)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from lwm_fast.data.synthetic.streets import F32, F64, I64, Bool
 
 _SKIN = np.float32(0.01)  # m: boxes shrink by this, so that a ray ending on a wall is not blocked by it
-_SEGMENTS_AT_ONCE = 1024  # keeps the [segments, buildings] temporaries in the second-level cache
+_SEGMENTS_AT_ONCE = 1024  # keeps the [buildings, segments] temporaries in the second-level cache
 _BEAMS_AT_ONCE = 32  # likewise for [beams, users]
 _WINDOW_SAMPLES = 33  # points per wall at which windows are sought
 
@@ -19,8 +19,8 @@ class Blockage:
 
     def __init__(self, boxes: F64) -> None:
         low, high = boxes[:, 0:2].T, boxes[:, 3:5].T
-        self._centre: F32 = ((low + high) / 2).astype(np.float32)  # [2, buildings]
-        self._half: F32 = ((high - low) / 2).astype(np.float32) - _SKIN
+        self._centre: F32 = ((low + high) / 2).astype(np.float32)[:, :, None]  # [2, buildings, 1]
+        self._half: F32 = ((high - low) / 2).astype(np.float32)[:, :, None] - _SKIN
 
     def __call__(self, ax: F64, ay: F64, bx: F64, by: F64) -> Bool:
         """Whether the segment from (ax, ay) to (bx, by) is blocked; arrays [segments] in metres."""
@@ -32,15 +32,15 @@ class Blockage:
         return out
 
     def _blocked(self, ax: F64, ay: F64, bx: F64, by: F64) -> Bool:
-        half_x = ((bx - ax) / 2).astype(np.float32)[:, None]
-        half_y = ((by - ay) / 2).astype(np.float32)[:, None]
-        to_x = self._centre[0] - ((ax + bx) / 2).astype(np.float32)[:, None]  # [segments, buildings]
-        to_y = self._centre[1] - ((ay + by) / 2).astype(np.float32)[:, None]
+        # [buildings, segments]: long rows, over which numpy's loops cost least
+        half_x, half_y = ((bx - ax) / 2).astype(np.float32), ((by - ay) / 2).astype(np.float32)
+        to_x = self._centre[0] - ((ax + bx) / 2).astype(np.float32)
+        to_y = self._centre[1] - ((ay + by) / 2).astype(np.float32)
         long_x, long_y = np.abs(half_x), np.abs(half_y)
         hit: Bool = np.abs(half_x * to_y - half_y * to_x) < self._half[0] * long_y + self._half[1] * long_x
         hit &= np.abs(to_x) < self._half[0] + long_x
         hit &= np.abs(to_y) < self._half[1] + long_y
-        return np.asarray(hit.any(1))
+        return np.asarray(hit.any(0))
 
 
 @dataclass(frozen=True)
@@ -79,30 +79,25 @@ def walls_of(boxes: F64) -> Walls:
 
 @dataclass(frozen=True)
 class Beams:
-    """Rays that leave the base station, reflect at `first` (and `second`) and go on; arrays [beams].
+    """Rays that leave the base station and reflect at one wall after another; arrays [beams].
 
-    Seen from behind the last wall, they come straight from the mirrored base station (`image`) through a
-    window of that wall. The windows are found by sampling and widened by one sample, so they only save
-    work: every ray is tested exactly afterwards.
+    Seen from behind the last wall, they come straight from the mirrored base station through a window of
+    that wall. The windows are found by sampling and widened by one sample, so they only save work: every
+    ray is tested exactly afterwards.
 
     Attributes:
-        first: wall of the first reflection.
-        second: wall of the second, or -1.
-        image_first: float64 [beams, 2], the base station mirrored in `first`.
-        image: float64 [beams, 2], mirrored in all walls of the beam.
+        walls: int64 [beams, bounces], the walls in order.
+        images: float64 [beams, bounces, 2], the base station mirrored in the walls up to each, metres.
         low, high: the window along the last wall, metres.
     """
 
-    first: I64
-    second: I64
-    image_first: F64
-    image: F64
+    walls: I64
+    images: F64
     low: F64
     high: F64
 
-    @property
-    def last(self) -> I64:
-        return np.where(self.second < 0, self.first, self.second)
+    def __len__(self) -> int:
+        return len(self.walls)
 
 
 def mirror(points: F64, walls: Walls, index: I64) -> F64:
@@ -143,8 +138,8 @@ def in_front(points: F64, walls: Walls, index: I64) -> Bool:
     return np.asarray(reach * walls.outward[index] > 0)
 
 
-def find_beams(station: F64, walls: Walls, blocked: Blockage) -> Beams:
-    """Find all beams of one and two reflections from a base station at `station` [2], in metres."""
+def find_beams(station: F64, walls: Walls, blocked: Blockage, most_bounces: int) -> list[Beams]:
+    """Find the beams of 1, 2, ... `most_bounces` reflections from a base station at `station` [2], in metres."""
     facing = np.flatnonzero(
         in_front(np.broadcast_to(station, (len(walls.at), 2)), walls, np.arange(len(walls.at)))
     )
@@ -154,14 +149,10 @@ def find_beams(station: F64, walls: Walls, blocked: Blockage) -> Beams:
     once, low, high = _windows(seen, along, step)
     first = facing[once]
     image = mirror(np.broadcast_to(station, (len(first), 2)), walls, first)
-    single = Beams(first, np.full(len(first), -1), image, image, low, high)
-    double = _second_reflections(single, walls, blocked)
-    return Beams(
-        *(
-            np.concatenate((getattr(single, name), getattr(double, name)))
-            for name in Beams.__dataclass_fields__
-        )
-    )
+    found = [Beams(first[:, None], image[:, None], low, high)]
+    while len(found) < most_bounces:
+        found.append(_reflected_again(found[-1], walls, blocked))
+    return found
 
 
 def users_in_beams(beams: Beams, walls: Walls, users: F64) -> tuple[I64, I64]:
@@ -171,14 +162,14 @@ def users_in_beams(beams: Beams, walls: Walls, users: F64) -> tuple[I64, I64]:
     """
     found_beams: list[I64] = [np.zeros(0, np.int64)]
     found_users: list[I64] = [np.zeros(0, np.int64)]
-    wall = beams.last
+    wall, images = beams.walls[:, -1], beams.images[:, -1]
     for axis in (0, 1):
         ahead: F32 = users[:, axis].astype(np.float32)
         across: F32 = users[:, 1 - axis].astype(np.float32)
         chosen = np.flatnonzero(walls.axis[wall] == axis)
         for start in range(0, len(chosen), _BEAMS_AT_ONCE):
             part = chosen[start : start + _BEAMS_AT_ONCE]
-            sign, image = walls.outward[wall[part]], beams.image[part]
+            sign, image = walls.outward[wall[part]], images[part]
             depth = sign * (walls.at[wall[part]] - image[:, axis])  # image to wall, > 0
             low, high = (
                 (beams.low[part] - image[:, 1 - axis]) / depth,
@@ -197,34 +188,40 @@ def users_in_beams(beams: Beams, walls: Walls, users: F64) -> tuple[I64, I64]:
     return np.concatenate(found_beams), np.concatenate(found_users)
 
 
-def _second_reflections(single: Beams, walls: Walls, blocked: Blockage) -> Beams:
+def _reflected_again(beams: Beams, walls: Walls, blocked: Blockage) -> Beams:
+    """The beams that these become by one more reflection."""
     num_walls = len(walls.at)
-    parent = np.repeat(np.arange(len(single.first)), num_walls)
-    wall = np.tile(np.arange(num_walls), len(single.first))
+    last, images = beams.walls[:, -1], beams.images[:, -1]
+    parent = np.repeat(np.arange(len(beams)), num_walls)
+    wall = np.tile(np.arange(num_walls), len(beams))
     ends = np.stack([point_on(walls, np.arange(num_walls), end) for end in (walls.low, walls.high)])
     reach = np.zeros(len(wall), np.bool_)
-    for end in ends:  # the second wall must lie, at least in part, in front of the first
-        reach |= in_front(end[wall], walls, single.first[parent])
-    reach &= in_front(single.image[parent], walls, wall) & (single.first[parent] != wall)
+    for end in ends:  # the next wall must lie, at least in part, in front of the last
+        reach |= in_front(end[wall], walls, last[parent])
+    reach &= in_front(images[parent], walls, wall) & (last[parent] != wall)
     parent, wall = parent[reach], wall[reach]
 
     pair = np.repeat(np.arange(len(wall)), _WINDOW_SAMPLES)
     target, along, step = _samples(walls, wall)
     points = point_on(walls, target, along)
     beam = parent[pair]
-    first = single.first[beam]
-    back, fraction = crossing(single.image[beam], points, walls, first)
-    ok = (fraction > 0) & (fraction < 1) & (back > single.low[beam]) & (back < single.high[beam])
+    back, fraction = crossing(images[beam], points, walls, last[beam])
+    ok = (fraction > 0) & (fraction < 1) & (back > beams.low[beam]) & (back < beams.high[beam])
     chosen = np.flatnonzero(ok)
-    start = point_on(walls, first[chosen], back[chosen])
+    start = point_on(walls, last[beam[chosen]], back[chosen])
     clear = in_front(start, walls, target[chosen])
     chosen, start = chosen[clear], start[clear]
     ok[:] = False
     ok[chosen] = ~blocked(start[:, 0], start[:, 1], points[chosen, 0], points[chosen, 1])
-    twice, low, high = _windows(ok, along, step)
-    parent, second = parent[twice], wall[twice]
-    image_first = single.image[parent]
-    return Beams(single.first[parent], second, image_first, mirror(image_first, walls, second), low, high)
+    row, low, high = _windows(ok, along, step)
+    parent, wall = parent[row], wall[row]
+    image = mirror(images[parent], walls, wall)
+    return Beams(
+        np.concatenate((beams.walls[parent], wall[:, None]), 1),
+        np.concatenate((beams.images[parent], image[:, None]), 1),
+        low,
+        high,
+    )
 
 
 def _samples(walls: Walls, index: I64) -> tuple[I64, F64, F64]:

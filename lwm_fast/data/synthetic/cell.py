@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwm_fast.data.synthetic.gains import SPEED_OF_LIGHT, Paths, gains
+from lwm_fast.data.rays import SPEED_OF_LIGHT
+from lwm_fast.data.synthetic.gains import Paths, gains
 from lwm_fast.data.synthetic.streets import F64, Bool, StreetLayout, Town, draw_town, inside_boxes
 from lwm_fast.data.synthetic.trace import Tracer
 from lwm_fast.errors import InputError

@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from lwm_fast.data.rays import SPEED_OF_LIGHT
 from lwm_fast.data.synthetic.streets import F64, FACADES, I64, Town
 
-SPEED_OF_LIGHT = 299_792_458.0  # m/s
+MOST_BOUNCES = 3  # wall reflections of a path
 
 # Relative permittivity a * f^b and conductivity c * f^d [S/m], f in GHz (ITU-R P.2040-1, table 3).
 _MATERIALS = {
     "concrete": (5.31, 0.0, 0.0326, 0.8095),
     "brick": (3.75, 0.0, 0.038, 0.0),
     "glass": (6.27, 0.0, 0.0043, 1.1925),
+    "metal": (1.0, 0.0, 1e7, 0.0),  # also the coating of heat-insulating glass
     "ground": (15.0, -0.1, 0.035, 1.63),  # medium dry
 }
 
@@ -28,8 +30,8 @@ class Paths:
         user: row of the user.
         length: metres.
         spread_db: -20 log10(length), or for a scatterer its two legs and its cross section, dB re 1/m.
-        first, second: building of each wall reflection, or -1.
-        cos_first, cos_second: cosine of the angle of incidence there.
+        buildings: [paths, MOST_BOUNCES], building of each wall reflection in order, -1 after the last.
+        cosines: [paths, MOST_BOUNCES], cosine of the angle of incidence there, 0 after the last.
         sin_ground: sine of the grazing angle at the ground, or 0 without a ground reflection.
         edge: knife-edge parameter v times sqrt(wavelength), sqrt(m), or 0 without an edge.
         phase: constant phase of the path besides its length and reflections, degrees.
@@ -40,10 +42,8 @@ class Paths:
     user: I64
     length: F64
     spread_db: F64
-    first: I64
-    second: I64
-    cos_first: F64
-    cos_second: F64
+    buildings: I64
+    cosines: F64
     sin_ground: F64
     edge: F64
     phase: F64
@@ -103,10 +103,11 @@ def gains(paths: Paths, town: Town, carrier_frequency: float) -> tuple[F64, F64]
         phase[rows] += np.degrees(np.arctan2(coefficient.imag, coefficient.real))
 
     facades = np.array([permittivity(name, carrier_frequency) for name in FACADES])
-    for building, cosine in ((paths.first, paths.cos_first), (paths.second, paths.cos_second)):
-        rows = np.flatnonzero(building >= 0)
-        reflect(rows, fresnel_wall(cosine[rows], facades[town.facade[building[rows]]]))
-        gain[rows] -= town.facade_loss_db[building[rows]]
+    for bounce in range(MOST_BOUNCES):
+        rows = np.flatnonzero(paths.buildings[:, bounce] >= 0)
+        building, cosine = paths.buildings[rows, bounce], paths.cosines[rows, bounce]
+        reflect(rows, fresnel_wall(cosine, facades[town.facade[building]]))
+        gain[rows] -= town.facade_loss_db[building]
     rows = np.flatnonzero(paths.sin_ground > 0)
     reflect(rows, fresnel_ground(paths.sin_ground[rows], permittivity("ground", carrier_frequency)))
     rows = np.flatnonzero(paths.edge > 0)

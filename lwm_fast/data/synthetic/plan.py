@@ -11,11 +11,11 @@ import numpy as np
 
 from lwm_fast.data.channels import Channels
 from lwm_fast.data.synthetic import CARRIER_RANGE, StreetLayout, synthetic_streets
-from lwm_fast.data.synthetic.streets import FACADES, Range
+from lwm_fast.data.synthetic.streets import Range
 from lwm_fast.errors import InputError
 from lwm_fast.philox import philox4x32
 
-GENERATOR = "lwm_fast.synthetic 1"
+GENERATOR = "lwm_fast.synthetic 2"
 """Name and version of the generator: stores of another version are not gone on with."""
 
 LWM_SIZES = tuple(
@@ -31,6 +31,7 @@ _SPREAD = 0.25  # block sizes, street widths and heights of one street lie this 
 _BUILDING_SIDE = 6.1  # m left between two setbacks, a little more than a layout asks for
 _TOWNS = 3  # drawn until a base station fits
 _ROOM_ABOVE = 1.0  # m between the antennas and the lowest roof
+_HOW_COMMON = {"concrete": 1.0, "brick": 1.0, "glass": 1.0, "metal": 0.15}  # in the order of FACADES
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class StreetsPlan:
     rotation: Range = (-180.0, 180.0)
     blocks: tuple[int, int] = (3, 6)
     block_size: Range = (30.0, 80.0)
-    street_width: Range = (8.0, 40.0)
+    street_width: Range = (10.0, 40.0)
     building_height: Range = (8.0, 60.0)
     station_height: Range = (3.0, 12.0)
     user_height: Range = (1.0, 2.5)
-    open_share: Range = (0.0, 0.3)
+    open_share: Range = (0.0, 0.4)
     setback: Range = (0.5, 5.0)
-    scatterers: tuple[int, int] = (10, 80)
-    cell_radius: Range = (50.0, 200.0)
+    scatterers: tuple[int, int] = (0, 40)
+    cell_radius: Range = (40.0, 150.0)
     los_share: Range = (0.35, 0.8)
 
     def __post_init__(self) -> None:
@@ -117,8 +118,10 @@ class StreetsPlan:
         station, user = (round(draw.between(limits), 2) for limits in (self.station_height, self.user_height))
         setback = min(round(draw.between(self.setback), 2), (block * (1 - _SPREAD) - _BUILDING_SIDE) / 2)
         lowest_roof = max(roof * (1 - _SPREAD), max(station, user) + _ROOM_ABOVE)
-        # Exponential weights: all mixtures of the materials are equally likely.
-        concrete, brick, glass = (round(-math.log1p(-draw.uniform()), 3) + 0.001 for _ in FACADES)
+        # Exponential weights: all mixtures would be equally likely, were coated facades not rarer.
+        facades = tuple(
+            common * (round(-math.log1p(-draw.uniform()), 3) + 0.001) for common in _HOW_COMMON.values()
+        )
         layout = StreetLayout(
             blocks=(draw.whole(self.blocks), draw.whole(self.blocks)),
             block_size=_around(block),
@@ -131,7 +134,7 @@ class StreetsPlan:
             cell_radius=self.cell_radius,
             los_share=self.los_share,
             num_scatterers=draw.whole(self.scatterers),
-            facade_shares=(concrete, brick, glass),
+            facade_shares=facades,
         )
         return Street(
             number, draw.seed(), carrier, num_antennas, num_subcarriers, spacing * num_subcarriers,

@@ -21,7 +21,7 @@ I64: TypeAlias = npt.NDArray[np.int64]
 Bool: TypeAlias = npt.NDArray[np.bool_]
 Range: TypeAlias = tuple[float, float]
 
-FACADES = ("concrete", "brick", "glass")
+FACADES = ("concrete", "brick", "glass", "metal")
 _ALLEY = (2.5, 6.0)  # m between two buildings of one block
 _SMALLEST_SIDE = 6.0  # m
 _NARROWEST_STREET = 4.0  # m
@@ -45,7 +45,7 @@ class StreetLayout:
         cell_radius: users lie within a disc around the base station whose radius is in this range.
         los_share: line-of-sight share, among users with a path, that the radius is chosen for.
         num_scatterers: point scatterers (signs, vehicles, trees) in the streets.
-        facade_shares: weights with which a building is of concrete, brick or glass.
+        facade_shares: weights with which a building is of concrete, brick, glass or metal (metal-coated glass).
         min_gain_db: paths with less gain than this at 3.5 GHz are dropped.
         dynamic_range_db: so are paths this far below the user's strongest.
     """
@@ -60,10 +60,10 @@ class StreetLayout:
     user_height: float = 2.0
     cell_radius: Range = (65.0, 140.0)
     los_share: Range = (0.54, 0.66)
-    num_scatterers: int = 40
-    facade_shares: tuple[float, float, float] = (0.5, 0.35, 0.15)
+    num_scatterers: int = 20
+    facade_shares: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)
     min_gain_db: float = -112.0
-    dynamic_range_db: float = 30.0
+    dynamic_range_db: float = 25.0
 
     def __post_init__(self) -> None:
         for name in ("block_size", "street_width", "building_height", "cell_radius", "los_share"):
@@ -160,7 +160,7 @@ def draw_town(rng: np.random.Generator, layout: StreetLayout) -> Town:
     return Town(
         boxes=town,
         facade=rng.choice(len(FACADES), num_buildings, p=weights / weights.sum()),
-        facade_loss_db=rng.uniform(0.0, 4.0, num_buildings),
+        facade_loss_db=rng.uniform(0.0, 2.0, num_buildings),
         scatterers=_draw_scatterers(rng, town, extent, layout),
         cross_section=rng.lognormal(np.log(6.0), 0.8, layout.num_scatterers),
         scatter_phase=rng.uniform(-180.0, 180.0, layout.num_scatterers),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lwm_fast.data.synthetic.beams import (
+    Beams,
     Blockage,
     crossing,
     find_beams,
@@ -13,7 +14,7 @@ from lwm_fast.data.synthetic.beams import (
     users_in_beams,
     walls_of,
 )
-from lwm_fast.data.synthetic.gains import Paths
+from lwm_fast.data.synthetic.gains import MOST_BOUNCES, Paths
 from lwm_fast.data.synthetic.streets import F64, I64, Bool, Town
 
 _CORNER_GAP = 0.05  # m between a corner and the point where its diffracted ray bends
@@ -38,7 +39,7 @@ class Tracer:
         self._plan = station[:2]
         self._blocked = Blockage(town.boxes)
         self._walls = walls_of(town.boxes)
-        self._beams = find_beams(self._plan, self._walls, self._blocked)
+        self._beams = find_beams(self._plan, self._walls, self._blocked, MOST_BOUNCES)
         self._corners, self._corner_building = self._lit_corners()
         self._scatterers = np.flatnonzero(self._sees(town.scatterers))
 
@@ -53,7 +54,7 @@ class Tracer:
         return Paths.concatenate(
             [
                 self._direct(users, lit),
-                *self._reflected(users),
+                *(paths for beams in self._beams for paths in self._reflected(users, beams)),
                 self._over_roofs(users, dark),
                 self._round_corners(users, dark),
                 self._scattered(users),
@@ -71,62 +72,36 @@ class Tracer:
         )
         return Paths.concatenate([straight, bounced])
 
-    def _reflected(self, users: F64) -> list[Paths]:
-        beam, user = users_in_beams(self._beams, self._walls, users)
-        once = self._beams.second[beam] < 0
-        return [
-            *self._reflected_once(users, beam[once], user[once]),
-            self._reflected_twice(users, beam[~once], user[~once]),
-        ]
-
-    def _reflected_once(self, users: F64, beam: I64, user: I64) -> list[Paths]:
-        walls, beams, plan = self._walls, self._beams, users[:, :2]
-        wall = beams.first[beam]
-        along, _ = crossing(beams.image[beam], plan[user], walls, wall)
-        on_wall = (along > walls.low[wall]) & (along < walls.high[wall])
-        beam, user, wall, along = beam[on_wall], user[on_wall], wall[on_wall], along[on_wall]
-        hit = point_on(walls, wall, along)
-        free = np.flatnonzero(~self._blocked(hit[:, 0], hit[:, 1], plan[user, 0], plan[user, 1]))
-        free = free[self._sees(hit[free])]
-        beam, user, wall, hit = beam[free], user[free], wall[free], hit[free]
-        unfolded = plan[user] - beams.image[beam]
+    def _reflected(self, users: F64, beams: Beams) -> list[Paths]:
+        """The reflected paths of beams with the same number of bounces; after one, the ground may follow."""
+        walls, beam, user = self._walls, *users_in_beams(beams, self._walls, users)
+        points = [users[user, :2]]  # of the ray, from the user back to the first wall
+        for bounce in reversed(range(bounces := beams.walls.shape[1])):
+            wall, ahead = beams.walls[beam, bounce], points[-1]
+            along, fraction = crossing(beams.images[beam, bounce], ahead, walls, wall)
+            keep = (along > walls.low[wall]) & (along < walls.high[wall]) & (fraction > 0) & (fraction < 1)
+            keep &= in_front(ahead, walls, wall)
+            points.append(point_on(walls, wall, along))
+            if bounce < bounces - 1:
+                keep &= in_front(points[-1], walls, beams.walls[beam, bounce + 1])
+            beam, user, points = _kept(np.flatnonzero(keep), beam, user, points)
+        beam, user, points = _kept(np.flatnonzero(self._sees(points[-1])), beam, user, points)
+        for leg in range(bounces):
+            free = ~self._blocked(*points[leg].T, *points[leg + 1].T)
+            beam, user, points = _kept(np.flatnonzero(free), beam, user, points)
+        unfolded = points[0] - beams.images[beam, -1]
         return [
             self._ray(
                 users,
                 user,
-                hit - self._plan,
-                hit - plan[user],
+                points[-1] - self._plan,
+                points[1] - points[0],
                 np.hypot(unfolded[:, 0], unfolded[:, 1]),
-                bounces=((wall, unfolded),),
+                reflections=(beams.walls[beam], unfolded),
                 ground=ground,
             )
-            for ground in (False, True)
+            for ground in ((False, True) if bounces == 1 else (False,))
         ]
-
-    def _reflected_twice(self, users: F64, beam: I64, user: I64) -> Paths:
-        walls, beams, plan = self._walls, self._beams, users[:, :2]
-        first, second = beams.first[beam], beams.second[beam]
-        along, _ = crossing(beams.image[beam], plan[user], walls, second)
-        late = point_on(walls, second, along)
-        back, fraction = crossing(beams.image_first[beam], late, walls, first)
-        early = point_on(walls, first, back)
-        keep = (along > walls.low[second]) & (along < walls.high[second])
-        keep &= (back > walls.low[first]) & (back < walls.high[first]) & (fraction > 0) & (fraction < 1)
-        keep &= in_front(late, walls, first) & in_front(early, walls, second)
-        free = np.flatnonzero(keep)
-        free = free[~self._blocked(late[free, 0], late[free, 1], plan[user[free], 0], plan[user[free], 1])]
-        free = free[self._sees(early[free])]
-        free = free[~self._blocked(early[free, 0], early[free, 1], late[free, 0], late[free, 1])]
-        user, first, second, early, late = user[free], first[free], second[free], early[free], late[free]
-        unfolded = plan[user] - beams.image[beam[free]]
-        return self._ray(
-            users,
-            user,
-            early - self._plan,
-            late - plan[user],
-            np.hypot(unfolded[:, 0], unfolded[:, 1]),
-            bounces=((first, unfolded), (second, unfolded)),
-        )
 
     def _over_roofs(self, users: F64, dark: I64) -> Paths:
         """One path over the roofs: the equivalent knife edge of Bullington's construction (ITU-R P.526)."""
@@ -232,19 +207,19 @@ class Tracer:
         departure: F64,
         arrival: F64,
         plan_length: F64,
-        bounces: tuple[tuple[I64, F64], ...] = (),
+        reflections: tuple[I64, F64] | None = None,
         ground: bool = False,
         edge: F64 | None = None,
     ) -> Paths:
-        """Paths whose plan is known: adds heights. `bounces` holds walls and unfolded vectors in the plan."""
-        walls = self._walls
+        """Paths whose plan is known: adds heights. `reflections`: walls [paths, bounces], unfolded plan [paths, 2]."""
         user_z, station_z = users[user, 2], self.station[2]
         drop = station_z + user_z if ground else station_z - user_z
         length = np.sqrt(plan_length * plan_length + drop * drop)
-        building, cosine = [], []
-        for wall, unfolded in bounces:
-            building.append(walls.building[wall])
-            cosine.append(np.abs(unfolded[np.arange(len(wall)), walls.axis[wall]]) / length)
+        buildings, cosines = None, None
+        if reflections is not None:
+            wall, unfolded = reflections
+            buildings = self._walls.building[wall]
+            cosines = np.abs(np.take_along_axis(unfolded, self._walls.axis[wall], 1)) / length[:, None]
         down = _degrees_acos(-drop / length)
         return _paths(
             user,
@@ -252,11 +227,15 @@ class Tracer:
             departure,
             arrival,
             zenith=(down, down if ground else 180.0 - down),
-            buildings=building,
-            cosines=cosine,
+            buildings=buildings,
+            cosines=cosines,
             sin_ground=drop / length if ground else None,
             edge=edge,
         )
+
+
+def _kept(rows: I64, beam: I64, user: I64, points: list[F64]) -> tuple[I64, I64, list[F64]]:
+    return beam[rows], user[rows], [point[rows] for point in points]
 
 
 def _paths(
@@ -266,22 +245,23 @@ def _paths(
     arrival: F64,
     *,
     zenith: tuple[F64, F64],
-    buildings: list[I64] | tuple[()] = (),
-    cosines: list[F64] | tuple[()] = (),
+    buildings: I64 | None = None,
+    cosines: F64 | None = None,
     sin_ground: F64 | None = None,
     edge: F64 | None = None,
     spread_db: F64 | None = None,
     phase: F64 | None = None,
 ) -> Paths:
-    none, zero = np.full(len(user), _NO_BUILDING), np.zeros(len(user))
+    zero = np.zeros(len(user))
+    padded = np.full((len(user), MOST_BOUNCES), _NO_BUILDING), np.zeros((len(user), MOST_BOUNCES))
+    if buildings is not None and cosines is not None:
+        padded[0][:, : buildings.shape[1]], padded[1][:, : cosines.shape[1]] = buildings, cosines
     return Paths(
         user=user,
         length=length,
         spread_db=-20 * np.log10(length) if spread_db is None else spread_db,
-        first=buildings[0] if len(buildings) > 0 else none,
-        second=buildings[1] if len(buildings) > 1 else none,
-        cos_first=cosines[0] if len(cosines) > 0 else zero,
-        cos_second=cosines[1] if len(cosines) > 1 else zero,
+        buildings=padded[0],
+        cosines=padded[1],
         sin_ground=zero if sin_ground is None else sin_ground,
         edge=zero if edge is None else edge,
         phase=zero if phase is None else phase,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +12,7 @@ from lwm_fast.data.ray_store import RayStore, Shard, begin_store, finish_store, 
 from lwm_fast.data.synthetic.plan import GENERATOR, StreetsPlan
 from lwm_fast.errors import InputError
 from lwm_fast.progress import Progress
+from lwm_fast.workers import cores, in_workers
 
 logger = logging.getLogger("lwm_fast")
 
@@ -56,7 +52,7 @@ def write_streets(
     with Progress(
         plan.streets * users, "tracing", unit="users", show=show_progress, done=len(there) * users
     ) as progress:
-        for number, shard in _traced(plan, place, todo, min(workers or _cores(), len(todo))):
+        for number, shard in _traced(plan, place, todo, min(workers or cores(), len(todo))):
             shards[number] = shard
             progress.update(shard.num_users)
     return finish_store(place, [shards[number] for number in range(plan.streets)])
@@ -73,39 +69,11 @@ def _traced(plan: StreetsPlan, folder: Path, todo: list[int], workers: int) -> I
         for number in todo:
             yield number, _write_street(plan, folder, number)
         return
-    # Not forked: torch may have threads. Each worker loads the package once, in a second or two.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(_write_street, plan, folder, number): number for number in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"{folder}: a worker process was killed (out of memory?); the finished streets are kept: run "
-            "again, with fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    write = functools.partial(_write_street, plan, folder)
+    yield from in_workers(write, todo, workers, place=folder, kept="the finished streets")
 
 
 def _write_street(plan: StreetsPlan, folder: Path, number: int) -> Shard:
     channels = plan.street(number).trace(plan.users_per_street)
     channels.save(folder / shard_name(number))
     return summary_of(shard_name(number), channels)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
