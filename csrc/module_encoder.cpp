@@ -1,6 +1,8 @@
 // Python binding of the encoder: argument checks and pointers, nothing else.
 #include <pybind11/stl.h>
 
+#include <tuple>
+
 #include "bindings.h"
 #include "encoder/engine.h"
 #include "encoder/table.h"
@@ -87,14 +89,21 @@ EncoderView read_weights(const py::dict& weights) {
     EncoderView view = {};
     view.embed_dim = reader.size("proj", 0, 2);
     view.patch_len = reader.size("proj", 1, 2);
-    view.max_len = reader.size("position", 0, 2);
+    view.num_positions = reader.size("position", 0, 2);
+    const py::object grid = reader.get("grid");
+    if (!grid.is_none()) {
+        std::tie(view.max_rows, view.max_columns) = grid.cast<std::pair<std::int64_t, std::int64_t>>();
+        check_size("grid[0]", view.max_rows, 1, 1 << 20);
+        check_size("grid[1]", view.max_columns, 1, 1 << 20);
+        view.num_positions = 1 + view.max_rows + view.max_columns;  // of CLS, rows and columns
+    }
     view.head_dim = reader.get("head_dim").cast<std::int64_t>();
     view.residual = reader.get("residual").cast<float>();
     check_size("embed_dim", view.embed_dim, 2, 1024);
     check_size("head_dim", view.head_dim, 1, 64);
-    check_size("max_len", view.max_len, 1, 1 << 20);
+    check_size("position", view.num_positions, 1, 1 << 22);
     view.proj = reader.array("proj", {view.embed_dim, view.patch_len});
-    view.position = reader.array("position", {view.max_len, view.embed_dim});
+    view.position = reader.array("position", {view.num_positions, view.embed_dim});
     view.norm = reader.norm("norm", view.embed_dim);
     if (view.norm.alpha == nullptr) throw py::value_error(reader.name("norm") + ": must not be None");
     const py::object layers = reader.get("layers");
@@ -143,7 +152,9 @@ public:
         encoder_ = row.make(view);
         patch_len = view.patch_len;
         embed_dim = view.embed_dim;
-        max_len = view.max_len;
+        max_rows_ = view.max_rows;
+        max_columns_ = view.max_columns;
+        max_len = max_rows_ == 0 ? view.num_positions : 1 + max_rows_ * max_columns_;
     }
 
     std::int64_t patch_len, embed_dim, max_len;
@@ -166,16 +177,22 @@ public:
     }
 
     void encode_tokens(const py::object& tokens, const py::object& cu_seqlens, const py::object& out,
-                       const std::string& pool, int num_threads) const {
+                       const std::string& pool, int num_threads, const py::object& shape) const {
         const auto bounds = checked_copy<std::int32_t>("cu_seqlens", cu_seqlens, {kAnySize});
         if (bounds.empty()) throw py::value_error("cu_seqlens: expected batch + 1 entries, got none");
         const float* source = checked_data<float>("tokens", tokens, {kAnySize, patch_len}, Access::read);
+        const auto batch = static_cast<std::int64_t>(bounds.size()) - 1;
+        std::vector<std::int32_t> sizes;
+        const std::int32_t* shapes = nullptr;
+        if (!shape.is_none()) {
+            sizes = checked_copy<std::int32_t>("shape", shape, {batch, 2});
+            shapes = sizes.data();
+        }
         const EncodeTask task = task_of(out, pool, num_threads);
         check_apart("tokens", tokens, "out", out);
         const std::int64_t num_tokens = size_of(tokens) / patch_len;
         const py::gil_scoped_release unlocked;
-        lwm::encode_tokens(*encoder_, task, source, num_tokens, bounds.data(),
-                           static_cast<std::int64_t>(bounds.size()) - 1);
+        lwm::encode_tokens(*encoder_, task, source, num_tokens, bounds.data(), batch, shapes);
     }
 
 private:
@@ -188,11 +205,14 @@ private:
         task.patch_len = patch_len;
         task.embed_dim = embed_dim;
         task.num_threads = num_threads;
+        task.max_rows = max_rows_;
+        task.max_columns = max_columns_;
         return task;
     }
 
     TokenVersion version_;
     std::string precision_, isa_;
+    std::int64_t max_rows_, max_columns_;
     std::unique_ptr<Encoder> encoder_;
 };
 
@@ -214,7 +234,8 @@ void bind_encoder(py::module_& module) {
              arg("scale"), arg("cls"), arg("out"), arg("pool"), arg("num_threads") = 0,
              "Packed complex64 channels to pooled embeddings, in `out`.")
         .def("encode_tokens", &NativeEncoder::encode_tokens, arg("tokens"), arg("cu_seqlens"), arg("out"),
-             arg("pool"), arg("num_threads") = 0, "Packed tokens to pooled embeddings, in `out`.");
+             arg("pool"), arg("num_threads") = 0, arg("shape") = py::none(),
+             "Packed tokens to pooled embeddings, in `out`.");
 }
 
 }  // namespace lwm

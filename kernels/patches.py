@@ -31,6 +31,7 @@ class Patches:
     values: tokens [total, patch_len], or the parts of packed channels [entries, 2]
     offsets: int64 [B + 1]; shape: int32 [B, 2]; scale: float32 [B]; cls: float32 [patch_len] or [B, patch_len]
     action: uint8 [total] (1 MASK, 2 random patch); sample_id: int64 [B]
+    position_start: int32 [B], the row of the position table that each CLS takes; None: 0
     """
 
     values: Tensor
@@ -41,6 +42,7 @@ class Patches:
     cls: Tensor | None
     action: Tensor | None
     sample_id: Tensor | None
+    position_start: Tensor | None
     version: int
     seed: int
     epoch: int
@@ -60,6 +62,7 @@ class Patches:
             "cls_stride": 0 if self.cls is None or self.cls.ndim == 1 else self.cls.shape[1],
             "action": ready(self.action),
             "sample_id": ready(self.sample_id),
+            "position_start": ready(self.position_start),
             "seed": self.seed,
             "epoch": self.epoch,
             "cu_seqlens": ready(self.cu_seqlens),
@@ -237,7 +240,7 @@ def patch_targets_op(
     version: int, patch_len: int,
 ) -> Tensor:  # fmt: skip
     if not uses_triton(values):
-        source = Patches(values, cu_seqlens, offsets, shape, scale, None, None, None, version, 0, 0)
+        source = Patches(values, cu_seqlens, offsets, shape, scale, None, None, None, None, version, 0, 0)
         return gather_patches(source, index.long(), patch_len)
     out = torch.empty((len(index), patch_len), dtype=torch.float32, device=values.device)
     tile = lookup("patch_targets", patch_len, 4)
@@ -266,6 +269,7 @@ SOURCE_TYPES = {
     "cls_stride": "i32",
     "action": "*u8",
     "sample_id": "*i64",
+    "position_start": "*i32",
     "seed": "i64",
     "epoch": "i64",
     "cu_seqlens": "*i32",

@@ -47,6 +47,8 @@ _TABLE: dict[tuple[str, int, int], Tile] = {
     ("patch_embed_backward", 128, 4): Tile(16, 0, 8, 2),
     ("patch_embed_backward", 256, 2): Tile(16, 0, 8, 2),
     ("patch_embed_backward", 256, 4): Tile(16, 0, 8, 2),
+    # rows of the position table
+    **{("position_gradient", d, 4): Tile(32, 0, 4, 2) for d in (64, 128, 256)},
     # masked patches
     ("patch_targets", 16, 4): Tile(32, 0, 4, 2),
     ("patch_targets", 32, 4): Tile(32, 0, 4, 2),

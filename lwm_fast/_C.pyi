@@ -107,6 +107,8 @@ class NativeEncoder:
 
         {"head_dim": int, "residual": float,  # 1 in v1.0; 2 in v1.1, where the release adds x twice
          "proj": [D, patch_len], "position": [max_len, D],  # with the projection's bias
+         "grid": None,  # or (max_rows, max_columns) of patches: a position is the sum of a row's and a column's,
+         #                "position" [1 + max_rows + max_columns, D] those of CLS, rows and columns
          "norm": (alpha [D], bias [D]),
          "layers": [{"qkv": [3, live * head_dim, D], "qkv_bias": [3, live * head_dim],
                      "out": [D, live * head_dim], "out_bias": [D], "mean": [D, D] or None,
@@ -152,6 +154,7 @@ class NativeEncoder:
         out: NDArray[np.float32],  # [rows, D]
         pool: str,
         num_threads: int = 0,
+        shape: NDArray[np.int32] | None = None,  # [batch, 2], which a model with a grid needs
     ) -> None:
         """As encode(), from tokens, CLS first in each sequence."""
 

@@ -19,9 +19,11 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
+from lwm_fast import weights
 from lwm_fast.config import LWMConfig
 from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path, check_file, sha256_of
+from lwm_fast.links import LinkHeads
 from lwm_fast.reference import SIZES
 
 logger = logging.getLogger("lwm_fast")
@@ -46,16 +48,22 @@ class WeightsInfo:
 def resolve(
     source: str | os.PathLike[str], *, revision: str | None = None, filename: str | None = None
 ) -> Path:
-    """The weights file that ``source`` (a file, a folder or a hub id) names."""
+    """The weights file that ``source`` (a file, a folder, a name of `lwm_fast.weights` or a hub id) stands for.
+
+    What lies at this path comes before a name.
+    """
     path = Path(source)
     if path.is_file():
         return path
     if path.is_dir():
         return _only_weights(path, filename, place=str(path))
+    if (shipped := weights.folder_of(source)) is not None:
+        return _only_weights(shipped, filename, place=str(source))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in _SUFFIXES:
         return _only_weights(_download(str(source), revision), filename, place=f"hub repository {source}")
     raise InputError(
-        f"{source}: no such file or folder; give a weights file, a folder, or a hub id such as wi-lab/lwm"
+        f"{source}: no such file or folder; give a weights file, a folder, a hub id such as wi-lab/lwm, or the name "
+        f"of weights that come with the package: {', '.join(weights.NAMES)}"
     )
 
 
@@ -64,8 +72,10 @@ def _only_weights(folder: Path, filename: str | None, *, place: str) -> Path:
         if not (folder / filename).is_file():
             raise InputError(f"{place}: holds no file {filename!r}")
         return folder / filename
+    if (folder / WEIGHTS_NAME).is_file():
+        return folder / WEIGHTS_NAME
     for suffix in _SUFFIXES:  # safetensors first
-        found = sorted(p for p in folder.rglob(f"*{suffix}") if p.is_file())
+        found = sorted(p for p in folder.rglob(f"*{suffix}") if p.is_file() and p.name != LinkHeads.NAME)
         if len(found) == 1:
             return found[0]
         if found:
@@ -131,7 +141,8 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 def recognise(state: dict[str, Tensor], place: str) -> LWMConfig:
     """The configuration that a state_dict's tensors have; raises InputError when they are not an LWM's.
 
-    Head counts cannot be read off the shapes: the release's are assumed (12 heads in v1.0, 8 in v1.1).
+    Head counts cannot be read off the shapes: the release's are assumed (12 heads in v1.0, 8 in v1.1). For positions of
+    rows and columns ``LWMConfig.base``'s other fields are assumed, its input_scale among them.
     """
     if "layers.0.norm1.alpha" in state:
         version = "1.1"
@@ -146,7 +157,11 @@ def recognise(state: dict[str, Tensor], place: str) -> LWMConfig:
         embed_dim, patch_len = state["embedding.proj.weight"].shape
         inner = state["layers.0.enc_self_attn.W_Q.weight"].shape[0]
         ffn_dim = state["layers.0.pos_ffn.fc1.weight"].shape[0]
-        max_len = state["embedding.pos_embed.weight"].shape[0]
+        table: dict[str, Any]
+        if grid := "embedding.pos_embed.rows" in state:
+            table = {f"max_{part}": len(state[f"embedding.pos_embed.{part}"]) for part in ("rows", "columns")}
+        else:
+            table = {"max_len": len(state["embedding.pos_embed.weight"])}
     except KeyError as error:
         raise InputError(
             f"{place}: LWM v{version} weights without the tensor {error}; the file is incomplete"
@@ -157,9 +172,11 @@ def recognise(state: dict[str, Tensor], place: str) -> LWMConfig:
         raise InputError(
             f"{place}: {inner} query features do not divide into the release's {num_heads} heads; give config="
         )
-    return LWMConfig(
-        version, patch_len, embed_dim, num_layers, num_heads, inner // num_heads, ffn_dim, max_len
-    )
+    made = LWMConfig.base if grid else LWMConfig
+    return made(
+        lwm_version=version, patch_len=patch_len, embed_dim=embed_dim, num_layers=num_layers, num_heads=num_heads,
+        head_dim=inner // num_heads, ffn_dim=ffn_dim, **table,
+    )  # fmt: skip
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], place: str) -> dict[str, Tensor]:
@@ -198,14 +215,12 @@ def flush_denormals(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
 
 
 def load(
-    source: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    filename: str | None = None,
-    config: LWMConfig | None = None,
+    path: Path, source: str, *, config: LWMConfig | None = None
 ) -> tuple[LWMConfig, dict[str, Tensor], WeightsInfo]:
-    """Configuration, clean float32 tensors (not yet checked against a model) and provenance of ``source``."""
-    path = resolve(source, revision=revision, filename=filename)
+    """Configuration, clean float32 tensors (not yet checked against a model) and provenance of a weights file.
+
+    source: what the caller asked for, which the provenance keeps.
+    """
     state = read_state_dict(path)
     beside = path.parent / CONFIG_NAME
     if config is None and path.suffix == ".safetensors" and beside.is_file() and _is_ours(beside):
@@ -214,7 +229,20 @@ def load(
     state, count = flush_denormals(state)
     if count:
         logger.info("%s: %d denormal weights flushed to zero (no output changes)", path, count)
-    return config, state, WeightsInfo(str(source), sha256_of(path), path.suffix.lstrip("."), count)
+    return config, state, WeightsInfo(source, sha256_of(path), path.suffix.lstrip("."), count)
+
+
+def load_link_heads(path: Path, config: LWMConfig) -> LinkHeads | None:
+    """The link heads beside a ``model.safetensors``, None where there are none."""
+    if path.name != WEIGHTS_NAME or not (path.parent / LinkHeads.NAME).is_file():
+        return None
+    heads = LinkHeads.from_pretrained(path.parent)
+    if heads.embed_dim != config.embed_dim:
+        raise InputError(
+            f"{path.parent / LinkHeads.NAME}: reads embeddings of {heads.embed_dim} numbers, and the model beside it "
+            f"makes {config.embed_dim}; take both files of one training"
+        )
+    return heads
 
 
 def _is_ours(path: Path) -> bool:
@@ -226,9 +254,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def save(
-    folder: str | os.PathLike[str], config: LWMConfig, state: dict[str, Tensor], info: WeightsInfo | None
+    folder: str | os.PathLike[str],
+    config: LWMConfig,
+    state: dict[str, Tensor],
+    info: WeightsInfo | None,
+    link_heads: LinkHeads | None = None,
 ) -> Path:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder`` (made if absent), each whole or not at all."""
+    """Write ``model.safetensors``, ``config.json`` and any link heads into ``folder``, each whole or not at all.
+
+    The folder is made if absent; link heads of weights that lay there before are removed.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -243,6 +278,7 @@ def save(
             "source_sha256": info.sha256,
             "denormals_flushed": str(info.denormals_flushed),
         }
+    (folder / LinkHeads.NAME).unlink(missing_ok=True)
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
         save_file(
             {name: value.detach().cpu().contiguous().clone() for name, value in state.items()},
@@ -251,4 +287,6 @@ def save(
         )
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if link_heads is not None:
+        link_heads.save_pretrained(folder)
     return folder / WEIGHTS_NAME

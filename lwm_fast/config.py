@@ -22,9 +22,13 @@ class LWMConfig:
     """Sizes of an LWM encoder.
 
     ``lwm_version`` fixes the tokens and the layer form ("1.0" or "1.1"); the other fields default to the
-    released sizes of v1.0. Use :meth:`v1_0` and :meth:`v1_1`.
+    released sizes of v1.0. Use :meth:`v1_0`, :meth:`v1_1` and :meth:`base`.
 
     ``seq_len`` counts CLS: 129 for v1.0 on 32x32 channels, 17..513 in the buckets of v1.1.
+
+    positions: "index", one learned vector per token number, as released; "grid", the sum of a vector of the patch's
+        row and one of its column (``max_rows`` and ``max_columns`` of them, along antennas and subcarriers), so
+        that a place means the same in channels of every size. v1.1 tokens only.
     """
 
     lwm_version: str = "1.0"
@@ -37,6 +41,9 @@ class LWMConfig:
     max_len: int = 129
     dropout: float = 0.1
     input_scale: str = "fixed"  # or "power": see lwm_fast.scaling
+    positions: str = "index"  # or "grid"
+    max_rows: int = 32  # of patches, with positions="grid" only
+    max_columns: int = 256
 
     def __post_init__(self) -> None:
         if self.lwm_version not in SIZES:
@@ -54,6 +61,13 @@ class LWMConfig:
             raise InputError(f"LWMConfig.dropout={self.dropout!r} must lie in [0, 1)")
         if self.input_scale not in ("fixed", "power"):
             raise InputError(f'LWMConfig.input_scale={self.input_scale!r} must be "fixed" or "power"')
+        if self.positions not in ("index", "grid"):
+            raise InputError(f'LWMConfig.positions={self.positions!r} must be "index" or "grid"')
+        if self.positions == "grid" and self.lwm_version == "1.0":
+            raise InputError(
+                'LWMConfig.positions="grid" needs patches of antennas x subcarriers, and those of v1.0 are runs of '
+                '16 values; use lwm_version="1.1" or positions="index"'
+            )
 
     @classmethod
     def v1_0(cls, **changes: Any) -> LWMConfig:
@@ -64,6 +78,12 @@ class LWMConfig:
     def v1_1(cls, **changes: Any) -> LWMConfig:
         """LWM v1.1: 2,470,304 parameters, channels of any size up to 513 tokens."""
         return cls.from_dict({"lwm_version": "1.1", **SIZES["1.1"]._asdict(), **changes})
+
+    @classmethod
+    def base(cls, **changes: Any) -> LWMConfig:
+        """The encoder of ``lwm-fast-base``: v1.1's blocks, 6 of them, on channels of unit power and any grid."""
+        own = {"num_layers": 6, "dropout": 0.0, "input_scale": "power", "positions": "grid"}
+        return cls.v1_1(**{**own, **changes})
 
     @property
     def sizes(self) -> Sizes:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lwm_fast.packed_positions import Grids, grids_of, starts_of
+
 if TYPE_CHECKING:
     from lwm_fast.packed import PackedBatch
 
@@ -24,7 +26,9 @@ class DeviceBatch:
 
     csi complex64 [entries]; offsets int64 [B + 1]; shape int32 [B, 2]; cu_seqlens int32 [B + 1]; sample_id
     int64 [B]; scale float32 [B]; cls float32 [patch_len] or [B, patch_len]; with a mask: action uint8
-    [total_tokens], masked_index int32 [M], and seed and epoch of its random patches.
+    [total_tokens], masked_index int32 [M], and seed and epoch of its random patches. For models whose positions are
+    grids: the batch's distinct grids and, where there are several, position_start int32 [B], the row of their table
+    at which each sequence begins.
     """
 
     version: str
@@ -41,11 +45,13 @@ class DeviceBatch:
     masked_index: Tensor | None = None
     seed: int = 0
     epoch: int = 0
+    grids: Grids = ()
+    position_start: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: PackedBatch, device: torch.device) -> DeviceBatch:
-        """Copy a batch to a device without waiting for it."""
-        layout = Layout.of(batch)
+    def of(cls, batch: PackedBatch, device: torch.device, *, with_grids: bool = False) -> DeviceBatch:
+        """Copy a batch to a device without waiting for it. with_grids: for a model whose positions are grids."""
+        layout = Layout.of(batch, with_grids=with_grids)
         # Pinned memory goes back to torch's cache, which keeps it until the copy is done.
         buffer = torch.empty(layout.num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
         layout.write(batch, buffer)
@@ -69,22 +75,25 @@ class Layout:
     fields: tuple[tuple[str, torch.dtype, tuple[int, ...], int], ...]  # name, dtype, shape, first byte
     num_bytes: int
     equal_length: bool
+    grids: Grids = ()
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> Layout:
+    def of(cls, batch: PackedBatch, *, with_grids: bool = False) -> Layout:
+        grids = grids_of(batch.shape) if with_grids else ()
         fields, end = [], 0
-        for name, array in _arrays(batch).items():
+        for name, array in _arrays(batch, grids).items():
             dtype = torch.from_numpy(array[:0]).dtype
             fields.append((name, dtype, array.shape, end))
             end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        tokens = int(batch.cu_seqlens[-1])
         return cls(
-            batch.version, batch.max_seqlen, int(batch.cu_seqlens[-1]), tuple(fields), end, batch.equal_length
-        )
+            batch.version, batch.max_seqlen, tokens, tuple(fields), end, batch.equal_length, grids
+        )  # fmt: skip
 
     def write(self, batch: PackedBatch, buffer: Tensor) -> None:
         """Copy the arrays of a batch of this layout into uint8 host memory."""
         target = buffer.numpy()
-        for (_, _, _, first), array in zip(self.fields, _arrays(batch).values(), strict=True):
+        for (_, _, _, first), array in zip(self.fields, _arrays(batch, self.grids).values(), strict=True):
             source = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             target[first : first + len(source)] = source
 
@@ -96,11 +105,13 @@ class Layout:
             views[name] = buffer[first:last].view(dtype).view(shape)
         if batch is not None and batch.mask is not None:
             views |= {"seed": batch.mask.seed, "epoch": batch.mask.epoch}
-        return DeviceBatch(self.version, self.max_seqlen, self.total_tokens, **views)
+        return DeviceBatch(self.version, self.max_seqlen, self.total_tokens, grids=self.grids, **views)
 
 
-def _arrays(batch: PackedBatch) -> dict[str, npt.NDArray[Any]]:
+def _arrays(batch: PackedBatch, grids: Grids) -> dict[str, npt.NDArray[Any]]:
     arrays = {name: getattr(batch, name) for name in _FIELDS}
+    if len(grids) > 1:
+        arrays["position_start"] = starts_of(batch.shape, grids)
     if batch.mask is not None:
         arrays |= {name: getattr(batch.mask, name) for name in _MASK_FIELDS}
     return arrays

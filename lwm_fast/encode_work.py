@@ -14,6 +14,7 @@ from torch import Tensor
 from lwm_fast import _C
 from lwm_fast.errors import InputError
 from lwm_fast.packed import PackedBatch
+from lwm_fast.positions import check_grid, length_remedy
 from lwm_fast.scaling import scaled
 from lwm_fast.streaming import Piece
 from lwm_fast.tokens import num_tokens
@@ -143,11 +144,12 @@ def check_size(size: Sequence[int], config: LWMConfig, place: str = "") -> None:
             f"{place}LWM v1.0 takes 32x32 channels (antennas x subcarriers), these are "
             f"{num_antennas}x{num_subcarriers}; load them as 32x32 or use v1.1 weights, which take any size"
         )
+    check_grid(num_antennas, num_subcarriers, config, place)
     length = num_tokens(num_antennas, num_subcarriers, config.lwm_version)
     if length > config.max_len:
         raise InputError(
             f"{place}a {num_antennas}x{num_subcarriers} channel gives {length} tokens and the model has positions for "
-            f"{config.max_len}; use fewer antennas or subcarriers, or model.resize_positions({length})"
+            f"{config.max_len}; use fewer antennas or subcarriers, or {length_remedy(config, length)}"
         )
 
 

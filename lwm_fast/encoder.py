@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lwm_fast import reference
+from lwm_fast.positions import Positions, Shapes, frozen_positions
 from lwm_fast.reference import NORM_EPS
 
 # Variance floor for layer_norm: far under NORM_EPS^2, it only keeps constant rows finite.
@@ -70,7 +71,7 @@ class EncoderWeights:
 
     dtype: torch.dtype
     proj: Tensor
-    position: Tensor  # [max_len, D], with the projection's bias
+    position: Positions  # of a batch, with the projection's bias
     norm: NormWeights
     layers: tuple[LayerWeights, ...]
     head_dim: int
@@ -84,11 +85,10 @@ def prepare(
     """Fold and fuse the weights for inference. Heads collapse only where W_K is exactly zero."""
     s = model.sizes
     wide = [_prepare_layer(layer, s, dtype, collapse) for layer in model.layers]
-    table = model.embedding.pos_embed.weight + model.embedding.proj.bias
     return EncoderWeights(
         dtype=dtype,
         proj=_frozen(model.embedding.proj.weight, torch.float32),
-        position=_frozen(table, torch.float32),
+        position=frozen_positions(model),
         norm=_prepare_norm(model.embedding.norm),
         layers=tuple(wide),
         head_dim=s.head_dim,
@@ -192,9 +192,14 @@ def _attention(x: Tensor, w: LayerWeights, head_dim: int, num_queries: int) -> T
     return a
 
 
-def encode_tokens(tokens: Tensor, weights: EncoderWeights, *, cls_only: bool = False) -> Tensor:
-    """tokens float32 [B, S, patch_len] -> float32 [B, S, D], or [B, 1, D] (the CLS row) with ``cls_only``."""
-    x = F.linear(tokens, weights.proj).add_(weights.position[: tokens.shape[1]])
+def encode_tokens(
+    tokens: Tensor, weights: EncoderWeights, shape: Shapes | None = None, *, cls_only: bool = False
+) -> Tensor:
+    """tokens float32 [B, S, patch_len] -> float32 [B, S, D], or [B, 1, D] (the CLS row) with ``cls_only``.
+
+    shape: int [B, 2] (num_antennas, num_subcarriers), which positions of rows and columns need.
+    """
+    x = F.linear(tokens, weights.proj).add_(weights.position(shape, tokens.shape[1]))
     x = weights.norm(x)
     last = len(weights.layers) - 1
     for i, w in enumerate(weights.layers):

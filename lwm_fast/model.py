@@ -18,9 +18,12 @@ from lwm_fast.checkpoint import WeightsInfo
 from lwm_fast.config import LWMConfig
 from lwm_fast.encoder import EncoderWeights, prepare
 from lwm_fast.errors import InputError
+from lwm_fast.positions import batch_shape, has_grid, interpolated, length_remedy
+from lwm_fast.weights import DEFAULT
 
 if TYPE_CHECKING:
     from lwm_fast.encode import Embeddings, Source
+    from lwm_fast.links import LinkHeads
 
 Derived = TypeVar("Derived")
 
@@ -39,13 +42,20 @@ class LWM(reference.LWM):
         self.config = config
         self.weights_info: WeightsInfo | None = None
         self._derived: dict[str, tuple[tuple[Any, ...], Any]] = {}
+        self.link_heads: LinkHeads | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "link_heads":  # read-outs beside the model: not among its parameters and released keys
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # ------------------------------------------------------------------------------- making and keeping
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] = DEFAULT,
         *,
         revision: str | None = None,
         filename: str | None = None,
@@ -53,22 +63,25 @@ class LWM(reference.LWM):
     ) -> LWM:
         """Load weights and return the model in ``eval`` mode on the CPU.
 
-        source: a ``.pth``/``.pt`` file (DataParallel prefixes and optimizer-wrapped dicts are understood;
-        only tensors are unpickled), a ``.safetensors`` file, a folder that holds one, or a hub id such as
-        ``"wi-lab/lwm"`` or ``"wi-lab/lwm-v1.1"`` (cached by huggingface_hub; ``HF_HUB_OFFLINE=1`` is honoured).
+        source: ``"lwm-fast-base"``, which comes with the package; a ``.pth``/``.pt`` file (DataParallel prefixes
+            and optimizer-wrapped dicts are understood; only tensors are unpickled), a ``.safetensors`` file, a folder
+            that holds one, or a hub id such as ``"wi-lab/lwm"`` or ``"wi-lab/lwm-v1.1"`` (cached by
+            huggingface_hub; ``HF_HUB_OFFLINE=1`` is honoured).
         revision: the hub revision. filename: which file, where a folder or repository holds several.
         config: sizes that tensors cannot tell (another number of heads than the release's).
 
         The version is recognised from the tensors. Denormal weights are flushed to zero (no output changes;
         ``weights_info.denormals_flushed`` counts them). Raises InputError for anything that is not LWM weights.
         """
-        found, state, info = checkpoint.load(source, revision=revision, filename=filename, config=config)
+        path = checkpoint.resolve(source, revision=revision, filename=filename)
+        found, state, info = checkpoint.load(path, str(source), config=config)
         with torch.device("meta"):
             model = cls(found)
         model.load_state_dict(checkpoint.check_state(state, model.state_dict(), str(source)), assign=True)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         model.weights_info = info
+        model.link_heads = checkpoint.load_link_heads(path, found)
         return model.eval()
 
     @classmethod
@@ -90,6 +103,10 @@ class LWM(reference.LWM):
                         module.bias.uniform_(-bound, bound, generator=generator)
                 elif isinstance(module, torch.nn.Embedding):
                     module.weight.normal_(generator=generator)
+                elif isinstance(module, reference.GridPositions):
+                    module.cls.normal_(generator=generator)
+                    for part in (module.rows, module.columns):  # their sums vary as CLS does
+                        part.normal_(std=0.5**0.5, generator=generator)
                 elif isinstance(module, reference.Norm):
                     module.alpha.fill_(1.0)
                     module.bias.zero_()
@@ -98,15 +115,24 @@ class LWM(reference.LWM):
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``model.safetensors`` and ``config.json`` into ``folder``; returns the weights' path."""
-        return checkpoint.save(folder, self.config, self.state_dict(), self.weights_info)
+        """Write ``model.safetensors`` and ``config.json`` into ``folder``; returns the weights' path.
+
+        Link heads, where the model has some, become ``link_heads.safetensors`` beside them.
+        """
+        return checkpoint.save(folder, self.config, self.state_dict(), self.weights_info, self.link_heads)
 
     def resize_positions(self, max_len: int) -> LWM:
         """Change, in place, how many tokens (CLS included) the position table covers; returns the model.
 
         The CLS position is kept and the patch positions are interpolated linearly. The model was not
         trained on these positions: a warning says so. Make the optimizer after this call.
+        Raises InputError for a model whose positions are rows and columns: see :meth:`resize_grid`.
         """
+        if has_grid(self):
+            raise InputError(
+                f"resize_positions({max_len!r}): this model has positions of rows and columns, not one table; use "
+                "model.resize_grid(max_rows, max_columns, max_len=...)"
+            )
         if not isinstance(max_len, int) or max_len < 2:
             raise InputError(f"max_len={max_len!r} must be an integer of at least 2 (CLS and one patch)")
         old = self.embedding.pos_embed.weight
@@ -118,11 +144,45 @@ class LWM(reference.LWM):
             stacklevel=2,
         )
         with torch.no_grad():
-            patches = old[1:].t()[None]  # [1, D, num_patches]
-            patches = F.interpolate(patches, size=max_len - 1, mode="linear", align_corners=True)
-            table = torch.cat([old[:1], patches[0].t()]).contiguous()
+            table = torch.cat([old[:1], interpolated(old[1:], max_len - 1)])
         self.embedding.pos_embed = torch.nn.Embedding.from_pretrained(table, freeze=not old.requires_grad)
-        self.config = LWMConfig.from_dict({**self.config.to_dict(), "max_len": max_len})
+        return self._with_config(max_len=max_len)
+
+    def resize_grid(
+        self, max_rows: int | None = None, max_columns: int | None = None, *, max_len: int | None = None
+    ) -> LWM:
+        """Change, in place, the largest grid of patches and the longest sequence; returns the model.
+
+        max_rows: of patches, along antennas; max_columns: along subcarriers; None keeps what there is. Their
+        positions are stretched linearly over the new number. max_len: tokens of a sequence, CLS included.
+        The model was not trained on what comes out: a warning says so. Make the optimizer after this call.
+        Raises InputError for a model whose positions go by token number: see :meth:`resize_positions`.
+        """
+        asked = {"max_rows": max_rows, "max_columns": max_columns, "max_len": max_len}
+        changes = {name: n for name, n in asked.items() if n not in (None, getattr(self.config, name))}
+        if not has_grid(self):
+            raise InputError(
+                "resize_grid: this model's positions go by token number; use model.resize_positions(max_len)"
+            )
+        new = LWMConfig.from_dict({**self.config.to_dict(), **changes})  # refuses what is no positive integer
+        if not changes:
+            return self
+        warnings.warn(
+            "resized: " + ", ".join(f"{name} {getattr(self.config, name)} to {n}" for name, n in changes.items())
+            + "; the weights were not trained on these sizes, fine-tune or check the embeddings before relying on them",
+            stacklevel=2,
+        )  # fmt: skip
+        grid = self.embedding.pos_embed
+        for name, count in (("rows", new.max_rows), ("columns", new.max_columns)):
+            old = getattr(grid, name)
+            if len(old) != count:
+                with torch.no_grad():
+                    table = interpolated(old, count)
+                setattr(grid, name, torch.nn.Parameter(table, requires_grad=old.requires_grad))
+        return self._with_config(**changes)
+
+    def _with_config(self, **changes: Any) -> LWM:
+        self.config = LWMConfig.from_dict({**self.config.to_dict(), **changes})
         self.sizes = self.config.sizes
         return self
 
@@ -157,21 +217,25 @@ class LWM(reference.LWM):
         input_ids: Tensor,
         masked_pos: Tensor | None = None,
         *,
+        shape: reference.Shape | None = None,
         return_attention: bool | Sequence[int] = False,
     ) -> tuple[Tensor | list[Tensor] | None, ...]:
         """The released forward: see :class:`lwm_fast.reference.LWM` for shapes and return values.
 
         input_ids float [B, S, patch_len] with CLS first; masked_pos int64 [B, M] (CLS counts as 0).
+        shape: (num_antennas, num_subcarriers) of the channels, or int [B, 2] of each: what positions="grid" needs;
+            released models do not look at it.
         return_attention: True for the attention weights of all layers, or the numbers of some layers, whose
             maps come in that order. They cost B*H*S*S floats a layer and are made only when asked for.
         """
         self._check_tokens(input_ids, masked_pos)
+        shapes = batch_shape(self.config, shape, *input_ids.shape[:2])
         layers = self._layers_asked_for(return_attention)
         backend = backends.select(self.device, training=self.training, config=self.config)
         if layers is None:
-            x, maps = backend.forward(self, input_ids), None
+            x, maps = backend.forward(self, input_ids, shapes), None
         else:
-            x, maps = backend.forward_with_maps(self, input_ids, layers)
+            x, maps = backend.forward_with_maps(self, input_ids, layers, shapes)
         logits = None if masked_pos is None else self.head(x, masked_pos)
         if self.version == "1.0":
             return logits, x
@@ -197,7 +261,7 @@ class LWM(reference.LWM):
         if not 1 <= tokens.shape[1] <= c.max_len:
             raise InputError(
                 f"input_ids holds {tokens.shape[1]} tokens; this model has positions for 1..{c.max_len} "
-                "(model.resize_positions(max_len) lifts the limit)"
+                f"({length_remedy(c, 'max_len')} lifts the limit)"
             )
         if masked_pos is not None and (masked_pos.ndim != 2 or masked_pos.shape[0] != tokens.shape[0]):
             raise InputError(

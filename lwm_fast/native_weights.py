@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from lwm_fast import _C, reference
 from lwm_fast.encoder import live_heads
 from lwm_fast.model import LWM
+from lwm_fast.positions import has_grid
 from lwm_fast.reference import Sizes
 
 Weights = npt.NDArray[np.float32]
@@ -71,10 +73,20 @@ def packable(model: reference.LWM, *, collapse: bool) -> dict[str, Any]:
         "head_dim": model.sizes.head_dim,
         "residual": 1.0 if model.version == "1.0" else 2.0,
         "proj": _array(embedding.proj.weight),  # [D, patch_len]
-        "position": _array(embedding.pos_embed.weight + embedding.proj.bias),  # [max_len, D]
+        "position": _array(_positions(embedding)),
+        "grid": (model.sizes.max_rows, model.sizes.max_columns) if has_grid(model) else None,
         "norm": _norm(embedding.norm),
         "layers": [_layer(layer, model.sizes, collapse) for layer in model.layers],
     }
+
+
+def _positions(embedding: reference.Embedding) -> Tensor:
+    """[max_len, D], or of CLS, rows and columns [1 + max_rows + max_columns, D], with the projection's bias."""
+    positions, bias = embedding.pos_embed, embedding.proj.bias
+    if isinstance(positions, reference.GridPositions):
+        return torch.cat([(positions.cls + bias)[None], positions.rows + bias, positions.columns])
+    table: Tensor = positions.weight + bias
+    return table
 
 
 def _layer(layer: Any, sizes: Sizes, collapse: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def patch_embed(
     weight: Tensor, bias: Tensor, position: Tensor, alpha: Tensor, norm_bias: Tensor, *,
     version: str, max_seqlen: int, total_tokens: int, scale: float | Tensor = 1e6, cls: float | Tensor = 0.2,
     action: Tensor | None = None, sample_id: Tensor | None = None, seed: int = 0, epoch: int = 0,
-    dtype: torch.dtype | None = None,
+    position_start: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
     """Channels of any sizes to embedded tokens: Norm(W patch + bias + position). No token tensor is made.
 
@@ -52,13 +52,15 @@ def patch_embed(
             is already scaled (with ``scale=1``).
         offsets: int64 [B + 1] into csi. shape: int32 [B, 2] (antennas, subcarriers).
         cu_seqlens: int32 [B + 1] into the packed tokens, CLS included.
-        weight, bias: projection [D, patch_len] and [D]. position: [max_len, D]. alpha, norm_bias: [D].
+        weight, bias: projection [D, patch_len] and [D]. position: [P, D]. alpha, norm_bias: [D].
         version: "1.0" (patch_len 16) or "1.1" (patch_len 32).
         max_seqlen: the longest sequence. total_tokens: cu_seqlens[-1]. Host ints, so nothing waits.
         scale: multiplies csi, one number or float32 [B]. cls: one number, float32 [patch_len] or [B, patch_len].
         action: uint8 [total_tokens], what the mask does: 0 and 3 nothing, 1 MASK (0.1), 2 a random patch.
         sample_id: int64 [B], needed with action: names the sample in random patches.
         seed: 0..2^64 - 1. epoch: 0..2^32 - 1.
+        position_start: int32 [B]: token t of sequence b takes row position_start[b] + t of position; default 0.
+            Outside the table: an InputError on the CPU; on CUDA, where a look would wait, such a row counts as 0.
         dtype: of the result; default: autocast's, else that of weight. Products are exact to float32 in any case.
 
     Returns:
@@ -79,7 +81,7 @@ def patch_embed(
     source = (parts, cu_seqlens, offsets, shape, _scale(scale, batch, parts), row)
     return _embed(
         "patch_embed", source, (number, patch_len, max_seqlen, total_tokens), (action, sample_id, seed, epoch),
-        (weight, bias, position, alpha, norm_bias), dtype,
+        (weight, bias, position, alpha, norm_bias), position_start, dtype,
     )  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def patch_embed_tokens(
     tokens: Tensor, cu_seqlens: Tensor,
     weight: Tensor, bias: Tensor, position: Tensor, alpha: Tensor, norm_bias: Tensor, *,
     max_seqlen: int, action: Tensor | None = None, sample_id: Tensor | None = None, seed: int = 0,
-    epoch: int = 0, dtype: torch.dtype | None = None,
+    epoch: int = 0, position_start: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
     """As :func:`patch_embed`, from packed tokens [total_tokens, patch_len], which get gradients too."""
     if tokens.ndim != 2 or not tokens.is_floating_point():
@@ -100,7 +102,7 @@ def patch_embed_tokens(
     source = (tokens, cu_seqlens, None, None, None, None)
     return _embed(
         "patch_embed_tokens", source, (_patches.TOKENS, patch_len, max_seqlen, total),
-        (action, sample_id, seed, epoch), (weight, bias, position, alpha, norm_bias), dtype,
+        (action, sample_id, seed, epoch), (weight, bias, position, alpha, norm_bias), position_start, dtype,
     )  # fmt: skip
 
 
@@ -140,6 +142,7 @@ def _embed(
     sizes: tuple[int, int, int, int],
     plan: tuple[Tensor | None, Tensor | None, int, int],
     parameters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    position_start: Tensor | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
     version, patch_len, max_seqlen, total = sizes
@@ -160,6 +163,8 @@ def _embed(
     shapes = ((dim,), (rest[1].shape[0], dim), (dim,), (dim,))
     for name, tensor, expected in zip(("bias", "position", "alpha", "norm_bias"), rest, shapes, strict=True):
         _check_shape(op, name, tensor, expected)
+    if position_start is not None:
+        _check_index(op, "position_start", position_start, torch.int32, (source[1].shape[0] - 1,))
     if action is not None:
         if sample_id is None:
             raise InputError(f"{op}: action needs sample_id, int64 [B], which names the random patches")
@@ -180,7 +185,17 @@ def _embed(
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     signed = seed - (1 << 64) if seed >= 1 << 63 else seed  # the same bits in an int64
     out: Tensor = _patch_embed.patch_embed_op(
-        *source, action, sample_id, version, signed, epoch, max_seqlen, total, *parameters, dtype
+        *source,
+        action,
+        sample_id,
+        position_start,
+        version,
+        signed,
+        epoch,
+        max_seqlen,
+        total,
+        *parameters,
+        dtype,
     )
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from torch import Tensor
 from lwm_fast import _C, reference
 from lwm_fast.errors import InputError
 from lwm_fast.tokens import CLS_VALUE, PATCH_LEN, num_tokens
+
+if TYPE_CHECKING:
+    from lwm_fast.links import LinkState
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class PackedBatch:
     scale: float32 [B] multiplies csi; cls: float32 [patch_len] or [B, patch_len], the CLS token
     mask: what masked channel modelling hides, None for embedding
     prepared: the masked tokens, where the loader has made them in the background
+    truth: what is known about the samples' links, where link heads are trained
     """
 
     version: str
@@ -75,6 +80,7 @@ class PackedBatch:
     cls: npt.NDArray[np.float32]
     mask: MaskPlan | None = None
     prepared: Prepared | None = None
+    truth: LinkState | None = None
 
     @classmethod
     def from_samples(

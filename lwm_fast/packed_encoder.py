@@ -10,11 +10,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lwm_fast import ops
 from lwm_fast.errors import InputError
+from lwm_fast.packed_positions import Grids, grids_of, starts_of
 from lwm_fast.packed_weights import PackedWeights
 
 if TYPE_CHECKING:
@@ -25,21 +28,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sequences:
-    """How packed tokens divide: cu_seqlens int32 [B + 1] on their device, and host ints."""
+    """How packed tokens divide: cu_seqlens int32 [B + 1] on their device, and host ints.
+
+    grids, position_start: as in :class:`~lwm_fast.device_batch.DeviceBatch`.
+    """
 
     cu_seqlens: Tensor
     max_seqlen: int
     total_tokens: int
+    grids: Grids = ()
+    position_start: Tensor | None = None
 
     @classmethod
     def of(cls, batch: DeviceBatch) -> Sequences:
-        return cls(batch.cu_seqlens, batch.max_seqlen, batch.total_tokens)
+        return cls(
+            batch.cu_seqlens, batch.max_seqlen, batch.total_tokens, batch.grids, batch.position_start
+        )  # fmt: skip
 
     @classmethod
-    def equal(cls, batch: int, seq_len: int, device: torch.device) -> Sequences:
-        """``batch`` sequences of ``seq_len`` tokens."""
-        starts = torch.arange(batch + 1, dtype=torch.int32, device=device) * seq_len
-        return cls(starts, seq_len, batch * seq_len)
+    def equal(
+        cls, batch: int, seq_len: int, device: torch.device, shape: npt.NDArray[np.int32] | None = None
+    ) -> Sequences:
+        """``batch`` sequences of ``seq_len`` tokens. shape: int [B, 2], of a model whose positions are grids."""
+        edges = torch.arange(batch + 1, dtype=torch.int32, device=device) * seq_len
+        sequences = cls(edges, seq_len if batch else 0, batch * seq_len)
+        if shape is None:
+            return sequences
+        grids = grids_of(shape)
+        starts = torch.from_numpy(starts_of(shape, grids)).to(device) if len(grids) > 1 else None
+        return replace(sequences, grids=grids, position_start=starts)
 
     def of_token(self, per_sequence: Tensor) -> Tensor:
         """[B] -> [total_tokens]: each sequence's value at all of its tokens; nothing waits for the device."""
@@ -58,18 +75,19 @@ class Sequences:
 def embed(w: PackedWeights, batch: DeviceBatch) -> Tensor:
     """Channels to embedded tokens [total_tokens, D], the mask applied on the way."""
     return ops.patch_embed(
-        batch.csi, batch.offsets, batch.shape, batch.cu_seqlens, *w.embed, version=batch.version,
-        max_seqlen=batch.max_seqlen, total_tokens=batch.total_tokens, scale=batch.scale, cls=batch.cls,
-        action=batch.action, sample_id=None if batch.action is None else batch.sample_id, seed=batch.seed,
-        epoch=batch.epoch, dtype=_token_dtype(w),
+        batch.csi, batch.offsets, batch.shape, batch.cu_seqlens, *w.embed, w.table(batch.grids), *w.norm,
+        version=batch.version, max_seqlen=batch.max_seqlen, total_tokens=batch.total_tokens, scale=batch.scale,
+        cls=batch.cls, action=batch.action, sample_id=None if batch.action is None else batch.sample_id,
+        seed=batch.seed, epoch=batch.epoch, position_start=batch.position_start, dtype=_token_dtype(w),
     )  # fmt: skip
 
 
 def embed_tokens(w: PackedWeights, tokens: Tensor, sequences: Sequences) -> Tensor:
     """Packed tokens [total_tokens, patch_len] to embedded ones [total_tokens, D]."""
     return ops.patch_embed_tokens(
-        tokens, sequences.cu_seqlens, *w.embed, max_seqlen=sequences.max_seqlen, dtype=_token_dtype(w)
-    )
+        tokens, sequences.cu_seqlens, *w.embed, w.table(sequences.grids), *w.norm,
+        max_seqlen=sequences.max_seqlen, position_start=sequences.position_start, dtype=_token_dtype(w),
+    )  # fmt: skip
 
 
 def encode(

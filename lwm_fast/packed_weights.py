@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lwm_fast import reference
+from lwm_fast.packed_positions import Table, frozen_table, live_table
 
 _HALF = (torch.bfloat16, torch.float16)
 _NARROW_HEAD = 16  # below: rounding queries and keys to bfloat16 shows in the embeddings
@@ -27,12 +28,15 @@ class PackedLayer:
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """embed: projection, its bias, positions, alpha and bias of the embedding's Norm.
+    """embed: projection and its bias; norm: alpha and bias of the embedding's Norm.
 
+    table: the positions of a batch's grids, of which most models have one table for all.
     tail_dtype: of the operands of the products behind attention; None follows attention's (and autocast).
     """
 
-    embed: tuple[Tensor, ...]
+    embed: tuple[Tensor, Tensor]
+    norm: tuple[Tensor, Tensor]
+    table: Table
     layers: tuple[PackedLayer, ...]
     version: str
     num_heads: int
@@ -55,13 +59,9 @@ def live(model: reference.LWM) -> PackedWeights:
     qkv_bias = torch.cat([_wide(w.bias) for w in projections]).unflatten(0, rows).unbind()
     embedding = model.embedding
     return PackedWeights(
-        embed=(
-            embedding.proj.weight,
-            _wide(embedding.proj.bias),
-            embedding.pos_embed.weight,
-            _wide(embedding.norm.alpha),
-            _wide(embedding.norm.bias),
-        ),
+        embed=(embedding.proj.weight, _wide(embedding.proj.bias)),
+        norm=(_wide(embedding.norm.alpha), _wide(embedding.norm.bias)),
+        table=live_table(model),
         layers=tuple(
             PackedLayer(weight, bias, _tail(layer))
             for weight, bias, layer in zip(qkv, qkv_bias, model.layers, strict=True)
@@ -94,7 +94,9 @@ def frozen(model: reference.LWM, dtype: torch.dtype) -> PackedWeights:
 
     return replace(
         w,
-        embed=tuple(_frozen(t, torch.float32) for t in w.embed),
+        embed=(_frozen(w.embed[0], torch.float32), _frozen(w.embed[1], torch.float32)),
+        norm=(_frozen(w.norm[0], torch.float32), _frozen(w.norm[1], torch.float32)),
+        table=frozen_table(model),
         layers=tuple(layer(x) for x in w.layers),
         tail_dtype=tail_dtype,
     )

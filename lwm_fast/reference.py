@@ -8,7 +8,7 @@ read, not to be fast, and imports nothing from the rest of the package.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,10 @@ NORM_EPS = 1e-6  # added to the standard deviation, not to the variance
 
 
 class Sizes(NamedTuple):
-    """Sizes of a released model. ``num_heads * head_dim`` may be less than ``embed_dim`` (60 of 64 in v1.0)."""
+    """Sizes of a model. ``num_heads * head_dim`` may be less than ``embed_dim`` (60 of 64 in v1.0).
+
+    positions: "index" as released, a vector per token number; "grid": see :class:`GridPositions`.
+    """
 
     patch_len: int
     embed_dim: int
@@ -32,6 +35,9 @@ class Sizes(NamedTuple):
     ffn_dim: int
     max_len: int
     dropout: float = 0.1
+    positions: str = "index"
+    max_rows: int = 32  # of "grid"
+    max_columns: int = 256
 
 
 SIZES = {
@@ -148,6 +154,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------------- model
 
 
+# (num_antennas, num_subcarriers) of a whole batch, or int [B, 2] of each sample
+Shape: TypeAlias = "tuple[int, int] | npt.NDArray[np.integer[Any]] | Tensor"
+
+
 class Norm(nn.Module):
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -158,16 +168,44 @@ class Norm(nn.Module):
         return norm(x, self.alpha, self.bias)
 
 
-class Embedding(nn.Module):
-    def __init__(self, patch_len: int, embed_dim: int, max_len: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(patch_len, embed_dim)
-        self.pos_embed = nn.Embedding(max_len, embed_dim)
-        self.norm = Norm(embed_dim)
+class GridPositions(nn.Module):
+    """Positions of CLS and of a grid of patches: the sum of a vector of the row and one of the column."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        x: Tensor = self.norm(self.proj(tokens) + self.pos_embed.weight[: tokens.shape[1]])
+    def __init__(self, max_rows: int, max_columns: int, embed_dim: int) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(torch.randn(embed_dim))
+        self.rows = nn.Parameter(0.5**0.5 * torch.randn(max_rows, embed_dim))  # of patches, along antennas
+        self.columns = nn.Parameter(0.5**0.5 * torch.randn(max_columns, embed_dim))  # along subcarriers
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        """[1 + rows * columns, D]: CLS, then patch (r, c) at 1 + r * columns + c."""
+        patches = self.rows[:rows, None] + self.columns[None, :columns]  # [rows, columns, D]
+        return torch.cat([self.cls[None], patches.flatten(0, 1)])
+
+
+class Embedding(nn.Module):
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.proj = nn.Linear(s.patch_len, s.embed_dim)
+        self.pos_embed: Any = nn.Embedding(s.max_len, s.embed_dim)
+        if s.positions == "grid":
+            self.pos_embed = GridPositions(s.max_rows, s.max_columns, s.embed_dim)
+        self.norm = Norm(s.embed_dim)
+
+    def forward(self, tokens: Tensor, shape: Shape | None = None) -> Tensor:
+        """tokens [B, S, patch_len] -> [B, S, D]; shape: see :meth:`LWM.forward`."""
+        x: Tensor = self.norm(self.proj(tokens) + self._positions(tokens, shape))
         return x
+
+    def _positions(self, tokens: Tensor, shape: Shape | None) -> Tensor:
+        """[S, D], or [B, S, D] where every sample has its own shape."""
+        if isinstance(self.pos_embed, nn.Embedding):
+            return self.pos_embed.weight[: tokens.shape[1]]
+        if shape is None:
+            raise ValueError("positions of rows and columns need shape, (num_antennas, num_subcarriers)")
+        sizes = [shape] if isinstance(shape, tuple) else [(int(n), int(sc)) for n, sc in shape]
+        tables = [self.pos_embed(math.ceil(n / 4), math.ceil(sc / 4)) for n, sc in sizes]
+        return tables[0] if isinstance(shape, tuple) else torch.stack(tables)
 
 
 class Attention(nn.Module):
@@ -246,7 +284,7 @@ class LWM(nn.Module):
         s = sizes or SIZES[version]
         self.version, self.sizes = version, s
         self.decoder_bias = nn.Parameter(torch.zeros(s.patch_len))
-        self.embedding = Embedding(s.patch_len, s.embed_dim, s.max_len)
+        self.embedding = Embedding(s)
         layer = LayerV10 if version == "1.0" else LayerV11
         self.layers = nn.ModuleList(layer(s) for _ in range(s.num_layers))
         self.linear = nn.Linear(s.embed_dim, s.embed_dim)
@@ -260,14 +298,21 @@ class LWM(nn.Module):
         return logits
 
     def forward(
-        self, input_ids: Tensor, masked_pos: Tensor | None = None, *, return_attention: bool = False
+        self,
+        input_ids: Tensor,
+        masked_pos: Tensor | None = None,
+        *,
+        shape: Shape | None = None,
+        return_attention: bool = False,
     ) -> tuple[Tensor | list[Tensor] | None, ...]:
         """input_ids [B, S, patch_len], masked_pos int64 [B, M].
 
+        shape: (num_antennas, num_subcarriers) of the channels, or int [B, 2] of each; positions by rows and columns
+        need it, those by token number do not look at it.
         v1.0 returns (logits_lm or None, output); v1.1 (logits_lm, output, maps) or, without masked_pos,
         (output, maps). maps is the list of attention weights [B, H, S, S] of the layers, None unless asked for.
         """
-        x = self.embedding(input_ids)
+        x = self.embedding(input_ids, shape)
         maps: list[Tensor] = []
         for layer in self.layers:
             x, weights = layer(x)

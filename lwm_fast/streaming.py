@@ -59,15 +59,25 @@ class Stream:
     """Runs ``compute`` (a batch on the device -> float32 rows) over many batches.
 
     A batch that does not fit into the device's memory is halved and so are those after it; nothing is lost.
+    with_grids: ``compute`` wants to know the batch's grids.
     """
 
-    def __init__(self, lanes: Lanes, graphs: Graphs, compute: Callable[[DeviceBatch], Tensor]) -> None:
-        self._lanes, self._graphs, self._compute = lanes, graphs, compute
+    def __init__(
+        self,
+        lanes: Lanes,
+        graphs: Graphs,
+        compute: Callable[[DeviceBatch], Tensor],
+        *,
+        with_grids: bool = False,
+    ) -> None:
+        self._lanes, self._graphs, self._compute, self._with_grids = lanes, graphs, compute, with_grids
 
     @classmethod
-    def on(cls, device: torch.device, compute: Callable[[DeviceBatch], Tensor]) -> Stream:
+    def on(
+        cls, device: torch.device, compute: Callable[[DeviceBatch], Tensor], *, with_grids: bool = False
+    ) -> Stream:
         lanes: Lanes = CudaLanes(device) if device.type == "cuda" else HostLanes(device)
-        return cls(lanes, Graphs.on(device), compute)
+        return cls(lanes, Graphs.on(device), compute, with_grids=with_grids)
 
     def run(self, pieces: Iterable[Piece], *, to_host: bool) -> Iterator[tuple[Piece, Tensor]]:
         """Each piece (or its parts) with its rows, in order; rows are valid until the next are asked for.
@@ -116,7 +126,7 @@ class Stream:
         return True
 
     def _start(self, slot: Slot, piece: Piece, to_host: bool) -> None:
-        layout = Layout.of(piece.batch)
+        layout = Layout.of(piece.batch, with_grids=self._with_grids)
         self._lanes.reserve(slot, layout.num_bytes)
         layout.write(piece.batch, slot.host_in)
         self._lanes.load(slot, layout.num_bytes)

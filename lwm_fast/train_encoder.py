@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lwm_fast import _C, reference, train_fused
 from lwm_fast.errors import InputError
+from lwm_fast.positions import Shapes, dense_positions
 
 if TYPE_CHECKING:
     from lwm_fast.draws import Draws
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 MAX_LAYERS = 16  # that the counters of dropout tell apart
 
 
-def encode_for_training(model: reference.LWM, tokens: Tensor, draws: Draws | None) -> Tensor:
+def encode_for_training(
+    model: reference.LWM, tokens: Tensor, draws: Draws | None, shape: Shapes | None = None
+) -> Tensor:
     """tokens [B, S, patch_len] -> output [B, S, D], differentiable in the parameters and the tokens.
 
+    shape: int [B, 2] (num_antennas, num_subcarriers), which positions of rows and columns need.
     draws: what the model's dropout drops (``model.sizes.dropout`` of the entries); None: no dropout. The model's
     ``training`` flag is not looked at. The same draws give the same bits again, for any number of threads between
     the matrix products.
@@ -35,9 +39,16 @@ def encode_for_training(model: reference.LWM, tokens: Tensor, draws: Draws | Non
     """
     draws = _needed_draws(model.sizes, tokens, draws)
     if _runs_fused(model, tokens):
-        return train_fused.encode(model, tokens, _dropout(model.sizes, tokens, draws))
-    x: Tensor = model.embedding(tokens)
+        return train_fused.encode(model, tokens, _dropout(model.sizes, tokens, draws), shape)
+    x = embed(model, tokens, shape)
     return _plain_layers(model, x, range(model.sizes.num_layers), draws, train_fused.own_weight)
+
+
+def embed(model: reference.LWM, tokens: Tensor, shape: Shapes | None = None) -> Tensor:
+    """tokens [B, S, patch_len] -> what enters the first layer, [B, S, D]; shape as in `encode_for_training`."""
+    embedding = model.embedding
+    x: Tensor = embedding.norm(embedding.proj(tokens) + dense_positions(model, shape, tokens.shape[1]))
+    return x
 
 
 def layers_for_training(

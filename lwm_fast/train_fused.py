@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lwm_fast import _C, reference
+from lwm_fast.positions import Shapes, dense_positions
 
 WeightOf: TypeAlias = Callable[[nn.Module], Tensor]  # a linear map's weight as it acts, adapters included
 
@@ -35,12 +36,14 @@ def fits(s: reference.Sizes) -> bool:
     return s.head_dim in (5, 16) and s.embed_dim > 1
 
 
-def encode(model: reference.LWM, tokens: Tensor, dropout: list[_C.LayerDropout] | None) -> Tensor:
+def encode(
+    model: reference.LWM, tokens: Tensor, dropout: list[_C.LayerDropout] | None, shape: Shapes | None
+) -> Tensor:
     """tokens float32 [B, S, patch_len] on the CPU -> output [B, S, D]."""
     s = model.sizes
     batch, seq_len, _ = tokens.shape
     embedding = model.embedding
-    u = embedding.proj(tokens) + embedding.pos_embed.weight[:seq_len]
+    u = embedding.proj(tokens) + dense_positions(model, shape, seq_len)
     x: Tensor = _Norm.apply(u.flatten(0, 1), embedding.norm.alpha, embedding.norm.bias)  # type: ignore[no-untyped-call]
     return run_layers(model, x.view(batch, seq_len, s.embed_dim), range(s.num_layers), dropout, own_weight)
 

@@ -16,6 +16,7 @@ from lwm_fast.finetuning import LoRA
 from lwm_fast.finetuning.freeze import trained_part
 from lwm_fast.finetuning.lora import add_adapters, merge_adapters, weight_with_adapter
 from lwm_fast.finetuning.top import Below, Top
+from lwm_fast.links import LinkHeads
 from lwm_fast.pooling import POOLS
 from lwm_fast.tasks import ClassificationTask, Split, make_split
 from lwm_fast.tasks.los import LosTask
@@ -291,6 +292,14 @@ def test_tuned_weights_do_not_pass_for_the_given_ones():
     assert "fine-tuned on los" in info.source
     assert info.sha256 == ""
     assert run(model, "all").model.weights_info == model.weights_info
+
+
+@pytest.mark.parametrize(("freeze", "kept"), [("all", True), ("last-1", False)])
+def test_link_heads_stay_with_the_encoder_that_they_were_trained_on(freeze, kept):
+    model = small_model()
+    model.link_heads = LinkHeads.random(model.config.embed_dim, seed=0)
+    assert (run(model, freeze=freeze).model.link_heads is not None) == kept
+    assert model.link_heads is not None
 
 
 def test_saving_writes_what_is_needed_to_go_on(tmp_path):

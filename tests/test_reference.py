@@ -22,7 +22,7 @@ def test_imports_nothing_from_the_rest_and_stays_short():
         for name in node.names
     }
     assert not [name for name in imported if name and name.startswith("lwm_fast")]
-    assert text.count("\n") < 300
+    assert text.count("\n") < 350
 
 
 def test_fixture_of_the_released_v1_0_weights(shared_data):

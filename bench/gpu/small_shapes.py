@@ -19,6 +19,7 @@ def main() -> None:
             "encoder_tail": gpu_cases.encoder_tail(version, device, 77),
             "norm": gpu_cases.norm(version, device, 77),
             "patch_embed": gpu_cases.patch_embed(version, device),
+            "patch_embed grids": gpu_cases.patch_embed(version, device, grids=True),
             "mcm_loss": gpu_cases.mcm_loss(version, device),
         }
         for name, case in cases.items():

@@ -25,6 +25,7 @@ Function = Callable[..., Tensor]
 def cases(settings: GpuSettings) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     yield "patch_embed-v1.1", functools.partial(_patch_embed, settings, "1.1", 32, 64)
     yield "patch_embed-v1.0", functools.partial(_patch_embed, settings, "1.0", 32, 32)
+    yield "patch_embed-grids", functools.partial(_patch_embed, settings, "1.1", 32, 64, grids=True)
     yield "linear", functools.partial(_linear, settings)
     yield "norm", functools.partial(_norm, settings)
     yield "mcm_loss", functools.partial(_mcm_loss, settings)
@@ -61,10 +62,14 @@ def _run(function: Function, inputs: Sequence[Tensor], leaves: Sequence[int], ba
     return [y.detach(), *torch.autograd.grad(y, wanted, torch.ones_like(y) + y.detach())]
 
 
-def _patch_embed(settings: GpuSettings, version: str, num_antennas: int, num_subcarriers: int) -> list[Row]:
+def _patch_embed(
+    settings: GpuSettings, version: str, num_antennas: int, num_subcarriers: int, *, grids: bool = False
+) -> list[Row]:
+    """grids: every other channel has half the antennas and twice the subcarriers, and positions of its own."""
     s, device = SIZES[version], settings.device.torch_device
     entries = num_antennas * num_subcarriers
     batch = settings.pick(_ENTRIES, 2 * entries) // entries
+    sizes = [(num_antennas, num_subcarriers)] + [(num_antennas // 2, 2 * num_subcarriers)] * grids
     seq_len = num_tokens(num_antennas, num_subcarriers, version)
     generator = torch.Generator(device).manual_seed(0)
 
@@ -75,23 +80,29 @@ def _patch_embed(settings: GpuSettings, version: str, num_antennas: int, num_sub
     parts = [draw(batch * entries, 2, spread=1e-5) for _ in range(copies)]  # csi as real and imaginary
     weights = [
         draw(s.embed_dim, s.patch_len, spread=0.2), draw(s.embed_dim, spread=0.1),
-        draw(s.max_len, s.embed_dim, spread=0.3), 1 + draw(s.embed_dim, spread=0.1), draw(s.embed_dim),
+        draw(len(sizes) * seq_len, s.embed_dim, spread=0.3), 1 + draw(s.embed_dim, spread=0.1), draw(s.embed_dim),
     ]  # fmt: skip
     steps = torch.arange(batch + 1, device=device)
-    shape = torch.tensor([[num_antennas, num_subcarriers]] * batch, dtype=torch.int32, device=device)
+    shape = torch.tensor(sizes * (batch // len(sizes)), dtype=torch.int32, device=device)
+    starts = (steps[:-1] % 2 * seq_len).int() if grids else None
 
     def ours(source: Tensor, *parameters: Tensor) -> Tensor:
         return ops.patch_embed(
             torch.view_as_complex(source), steps * entries, shape, (steps * seq_len).int(), *parameters,
-            version=version, max_seqlen=seq_len, total_tokens=batch * seq_len, dtype=torch.bfloat16,
+            version=version, max_seqlen=seq_len, total_tokens=batch * seq_len, position_start=starts,
+            dtype=torch.bfloat16,
         )  # fmt: skip
 
     def plain(source: Tensor, *parameters: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         weight, bias, position, alpha, norm_bias = (p.to(dtype) for p in parameters)
-        csi = torch.view_as_complex(source).view(batch, num_antennas, num_subcarriers)
-        tokens = reference.tokenize(csi, version).to(dtype)
-        y = F.linear(tokens, weight, bias) + position[:seq_len]
-        return reference.norm(y, alpha, norm_bias).flatten(0, 1)
+        csi = torch.view_as_complex(source).view(-1, len(sizes), entries).unbind(1)
+        parts = [
+            reference.tokenize(part.unflatten(1, size), version)
+            for part, size in zip(csi, sizes, strict=True)
+        ]
+        tokens = torch.stack(parts, 1).to(dtype)  # [B / sizes, sizes, S, patch_len]
+        y = F.linear(tokens, weight, bias) + position.unflatten(0, (len(sizes), seq_len))
+        return reference.norm(y, alpha, norm_bias).flatten(0, 2)
 
     num_bytes = 8.0 * entries + 2 * seq_len * s.embed_dim  # csi in, tokens out
     rows = []
@@ -117,7 +128,7 @@ def _patch_embed(settings: GpuSettings, version: str, num_antennas: int, num_sub
             num_subcarriers=num_subcarriers,
             seq_len=seq_len,
             batch=batch,
-            note="from complex64 csi",
+            note=f"from complex64 csi{', two grids in turn' if grids else ''}",
         )
     return rows
 

@@ -87,7 +87,7 @@ class Encoder(nn.Module):
 
     def __init__(self, weights: EncoderWeights, seq_len: int, *, sdpa: bool) -> None:
         super().__init__()
-        self.proj, self.position = _kept(weights.proj), _kept(weights.position[:seq_len])
+        self.proj, self.position = _kept(weights.proj), _kept(weights.position(None, seq_len))
         self.norm = Norm(weights.norm)
         self.layers = nn.ModuleList(
             Layer(layer, weights.head_dim, weights.residual, sdpa) for layer in weights.layers

@@ -47,7 +47,8 @@ struct AmxWeights {
     bool narrow;  // head_dim < 16: queries, keys and their projection have a plane more
     float residual;
     const float* proj;      // [patch_len, embed_dim]
-    const float* position;  // [max_len, embed_dim]
+    const float* position;  // [num_positions, embed_dim]
+    std::int64_t max_rows;  // 0: positions go by token number
     NormView norm;
     const AmxLayer* layers;
 };

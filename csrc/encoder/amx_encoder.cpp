@@ -83,7 +83,8 @@ public:
         weights_.narrow = view.head_dim < kSlotColumns;
         weights_.residual = view.residual;
         weights_.proj = transposed(view.proj, view.embed_dim, view.patch_len);
-        weights_.position = copy(view.position, view.max_len * view.embed_dim);
+        weights_.position = copy(view.position, view.num_positions * view.embed_dim);
+        weights_.max_rows = view.max_rows;
         weights_.norm = copy(view.norm);
         for (const LayerView& layer : view.layers) layers_.push_back(pack_layer(layer));
         weights_.layers = layers_.data();

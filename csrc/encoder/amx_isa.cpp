@@ -78,10 +78,12 @@ struct Path {
         NormRows block = {s.sums, 0, w.embed_dim, {}};
         std::int64_t r = 0;
         for (std::int64_t i = 0; i < group.count; ++i) {
-            for (std::int64_t position = 0; position < group.lengths[i]; ++position, ++r) {
+            const std::int32_t* grid = group.grids == nullptr ? nullptr : group.grids + 2 * i;
+            for (std::int64_t t = 0; t < group.lengths[i]; ++t, ++r) {
                 s.sequence[r] = static_cast<std::int32_t>(i);
                 float* row = block.rows + block.count * w.embed_dim;
-                block.set_mean(block.count, embed_row(w, tokens + r * w.patch_len, position, row));
+                block.set_mean(block.count,
+                               embed_row(w, tokens + r * w.patch_len, position_rows(w, grid, t), row));
                 if (++block.count < kBlockRows && r + 1 < group.rows) continue;
                 store_norm<kScorePlanes>(block, w.norm, target_of(w, s, plane_rows, r + 1 - block.count));
                 block.count = 0;

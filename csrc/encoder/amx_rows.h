@@ -92,13 +92,29 @@ inline void store_norm(const NormRows& block, const lwm::NormView& norm, const T
     }
 }
 
+// A token's position: one row of the table, or the sum of two (second not null).
+struct PositionRows {
+    const float *first, *second;
+};
+
+// Of token t of a sequence. grid: its rows and columns of patches, null where positions go by token number.
+inline PositionRows position_rows(const lwm::AmxWeights& w, const std::int32_t* grid, std::int64_t t) {
+    if (grid == nullptr || t == 0) return {w.position + t * w.embed_dim, nullptr};
+    const std::int64_t row = (t - 1) / grid[1], column = (t - 1) % grid[1];
+    return {w.position + (1 + row) * w.embed_dim, w.position + (1 + w.max_rows + column) * w.embed_dim};
+}
+
 // row = proj token + position; gives the sum over the vectors of the row. The projection stays float32: its inputs of
 // order 10 do not bear rounding.
-inline Floats embed_row(const lwm::AmxWeights& w, const float* token, std::int64_t position, float* row) {
+inline Floats embed_row(const lwm::AmxWeights& w, const float* token, const PositionRows& position, float* row) {
     const std::int64_t dim = w.embed_dim;
     Floats sums = splat(0.0f);
     for (std::int64_t d = 0; d < dim; d += 2 * kLanes) {
-        Floats a = load(w.position + position * dim + d), b = load(w.position + position * dim + d + kLanes);
+        Floats a = load(position.first + d), b = load(position.first + d + kLanes);
+        if (position.second != nullptr) {
+            a = a + load(position.second + d);
+            b = b + load(position.second + d + kLanes);
+        }
         for (std::int64_t k = 0; k < w.patch_len; ++k) {
             const Floats value = splat(token[k]);
             a = fma(value, load(w.proj + k * dim + d), a);

@@ -31,11 +31,14 @@ struct LayerView {
     NormView norm2;  // alpha null: no second Norm (v1.0)
 };
 
+// Positions go by token number, or by the row and the column of a patch, whose vectors are added.
 struct EncoderView {
-    std::int64_t patch_len, embed_dim, head_dim, ffn_dim, max_len;
-    float residual;         // weight of a layer's input in its first sum
-    const float* proj;      // [embed_dim, patch_len]
-    const float* position;  // [max_len, embed_dim], with the projection's bias
+    std::int64_t patch_len, embed_dim, head_dim, ffn_dim;
+    std::int64_t num_positions;         // the longest sequence; with a grid: 1 + max_rows + max_columns
+    std::int64_t max_rows, max_columns;  // of the grid of patches; 0: by token number
+    float residual;                     // weight of a layer's input in its first sum
+    const float* proj;                  // [embed_dim, patch_len]
+    const float* position;  // [num_positions, embed_dim], with the projection's bias; a grid's: CLS, rows, columns
     NormView norm;
     std::vector<LayerView> layers;
 };
@@ -53,8 +56,9 @@ static inline std::int64_t pooled_rows(Pool pool, std::int64_t length) {
 struct Group {
     const std::int32_t* lengths;
     std::int64_t count;
-    std::int64_t rows;     // sum of lengths
-    std::int64_t longest;  // largest of lengths
+    std::int64_t rows;          // sum of lengths
+    std::int64_t longest;       // largest of lengths
+    const std::int32_t* grids;  // [count, 2] rows and columns of patches; null where positions go by token number
 };
 
 // How many rows a group should have, and the multiple that its work is rounded up to.

@@ -113,7 +113,7 @@ void check_lengths(const std::vector<std::int32_t>& lengths, const EncodeTask& t
     std::int64_t rows = 0;
     for (std::size_t i = 0; i < lengths.size(); ++i) {
         const std::int64_t length = lengths[i], place = static_cast<std::int64_t>(i);
-        if (length > task.max_len) {
+        if (task.max_rows == 0 && length > task.max_len) {
             throw std::invalid_argument("sequence " + str(place) + " has " + str(length) +
                                         " tokens, but the model has positions for " + str(task.max_len));
         }
@@ -129,18 +129,48 @@ void check_lengths(const std::vector<std::int32_t>& lengths, const EncodeTask& t
     }
 }
 
+// Rows and columns of patches of every sequence, [batch, 2]; nothing where positions go by token number.
+std::vector<std::int32_t> grids_of(const EncodeTask& task, const std::int32_t* shape,
+                                   const std::vector<std::int32_t>& lengths) {
+    if (task.max_rows == 0 || lengths.empty()) return {};
+    if (shape == nullptr) throw std::invalid_argument("shape is missing: the model's positions are rows and columns");
+    std::vector<std::int32_t> grids(2 * lengths.size());
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+        const std::int64_t antennas = shape[2 * i], subcarriers = shape[2 * i + 1];
+        const std::int64_t rows = (antennas + 3) / 4, columns = (subcarriers + 3) / 4;
+        const auto size = [&] {
+            return "shape[" + str(static_cast<std::int64_t>(i)) + "] is " + str(antennas) + " x " + str(subcarriers);
+        };
+        if (antennas < 1 || subcarriers < 1) throw std::invalid_argument(size() + ": both must be at least 1");
+        if (rows > task.max_rows || columns > task.max_columns) {
+            throw std::invalid_argument(size() + ", " + str(rows) + " x " + str(columns) +
+                                        " patches, but the model has positions for " + str(task.max_rows) + " x " +
+                                        str(task.max_columns));
+        }
+        if (1 + rows * columns != lengths[i]) {
+            throw std::invalid_argument(size() + ", " + str(1 + rows * columns) + " tokens, but cu_seqlens give " +
+                                        str(lengths[i]));
+        }
+        grids[2 * i] = static_cast<std::int32_t>(rows);
+        grids[2 * i + 1] = static_cast<std::int32_t>(columns);
+    }
+    return grids;
+}
+
 // Runs the groups on the threads. `tokens_of` gives a group's tokens, made in [rows, patch_len] floats of work space
 // or found elsewhere.
 using TokensOf = std::function<const float*(const Span&, float*)>;
 
 void run_groups(const Encoder& encoder, const EncodeTask& task, const std::vector<std::int32_t>& lengths,
-                bool make_tokens, const TokensOf& tokens_of) {
+                const std::int32_t* shape, bool make_tokens, const TokensOf& tokens_of) {
     check_lengths(lengths, task);
+    const std::vector<std::int32_t> grids = grids_of(task, shape, lengths);
     const auto batch = static_cast<std::int64_t>(lengths.size());
     const std::vector<Span> spans =
         cut_groups(lengths.data(), batch, encoder.group_size(), task.pool, task.num_threads);
     const auto encode_span = [&](const Span& span) {
-        Group group = {lengths.data() + span.begin, span.end - span.begin, 0, 0};
+        const std::int32_t* own_grids = grids.empty() ? nullptr : grids.data() + 2 * span.begin;
+        Group group = {lengths.data() + span.begin, span.end - span.begin, 0, 0, own_grids};
         for (std::int64_t i = 0; i < group.count; ++i) {
             group.rows += group.lengths[i];
             group.longest = std::max<std::int64_t>(group.longest, group.lengths[i]);
@@ -175,7 +205,7 @@ void encode_channels(const Encoder& encoder, const EncodeTask& task, const float
                      const Packing& packing, const PerSample& scale, const PerSample& cls, TokenVersion version) {
     check_packing(packing, version, num_elements, packing.cu_seqlens[packing.batch]);
     const auto lengths = lengths_of(packing.cu_seqlens, packing.batch, packing.cu_seqlens[packing.batch]);
-    run_groups(encoder, task, lengths, true, [&](const Span& span, float* rows) {
+    run_groups(encoder, task, lengths, packing.shape, true, [&](const Span& span, float* rows) {
         float* next = rows;
         for (std::int64_t i = span.begin; i < span.end; ++i) {
             tokenize_sample(csi + 2 * packing.offsets[i], packing, i, scale, cls, next, version);
@@ -186,13 +216,13 @@ void encode_channels(const Encoder& encoder, const EncodeTask& task, const float
 }
 
 void encode_tokens(const Encoder& encoder, const EncodeTask& task, const float* tokens, std::int64_t num_tokens,
-                   const std::int32_t* cu_seqlens, std::int64_t batch) {
+                   const std::int32_t* cu_seqlens, std::int64_t batch, const std::int32_t* shape) {
     const auto lengths = lengths_of(cu_seqlens, batch, num_tokens);
     if (cu_seqlens[batch] != num_tokens) {
         throw std::invalid_argument("cu_seqlens ends at " + str(cu_seqlens[batch]) + " but tokens holds " +
                                     str(num_tokens) + ": pass the sequences' tokens and no others");
     }
-    run_groups(encoder, task, lengths, false, [&](const Span& span, float*) {
+    run_groups(encoder, task, lengths, shape, false, [&](const Span& span, float*) {
         return tokens + span.first_row * task.patch_len;
     });
 }

@@ -34,7 +34,8 @@ public:
         weights_.embed_dim = view.embed_dim;
         weights_.head_dim = view.head_dim;
         weights_.ffn_dim = view.ffn_dim;
-        weights_.max_len = view.max_len;
+        weights_.num_positions = view.num_positions;
+        weights_.max_rows = view.max_rows;
         weights_.residual = view.residual;
         weights_.heads_per_pass = std::max<std::int64_t>(1, kPassFeatures / (3 * view.head_dim));
         for (const LayerView& layer : view.layers) {
@@ -42,7 +43,7 @@ public:
         }
         weights_.heads_per_pass = std::min(weights_.heads_per_pass, std::max<std::int64_t>(1, weights_.most_live));
         weights_.proj = pack(view.proj, view.embed_dim, view.patch_len);
-        weights_.position = transposed(view.position, view.max_len, view.embed_dim);
+        weights_.position = transposed(view.position, view.num_positions, view.embed_dim);
         weights_.norm = copy(view.norm);
         for (const LayerView& layer : view.layers) pack_layer(layer);
         weights_.layers = layers_.data();

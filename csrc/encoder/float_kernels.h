@@ -35,11 +35,12 @@ struct FloatLayer {
 };
 
 struct FloatWeights {
-    std::int64_t patch_len, embed_dim, head_dim, ffn_dim, max_len;
+    std::int64_t patch_len, embed_dim, head_dim, ffn_dim;
+    std::int64_t num_positions, max_rows;    // max_rows 0: positions go by token number
     std::int64_t heads_per_pass, most_live;  // most_live: of any layer
     float residual;
     PackedMatrix proj;
-    const float* position;  // [embed_dim, max_len], with the projection's bias
+    const float* position;  // [embed_dim, num_positions], with the projection's bias
     NormView norm;
     const FloatLayer* layers;
     std::int64_t num_layers;

@@ -122,15 +122,30 @@ void embed_block(const FloatWeights& w, const float* tokens, std::int64_t rows, 
     normalise<vectors>(w.norm, w.embed_dim, x, stride, x, stride);
 }
 
+// Positions of one feature over a grid of patches: CLS, then the sums of a row's and a column's. values: of CLS, of
+// max_rows rows and of the columns.
+void grid_positions(const float* values, std::int64_t max_rows, const std::int32_t* grid, float* target) {
+    const std::int64_t num_rows = grid[0], num_columns = grid[1];
+    const float *rows = values + 1, *columns = rows + max_rows;
+    *target++ = values[0];
+    for (std::int64_t r = 0; r < num_rows; ++r, target += num_columns) {
+        for (std::int64_t c = 0; c < num_columns; ++c) target[c] = rows[r] + columns[c];
+    }
+}
+
 }  // namespace
 
 void embed_tokens(const FloatWeights& w, const Group& group, const float* tokens, float* x, std::int64_t stride,
                   float* block) {
     for (std::int64_t f = 0; f < w.embed_dim; ++f) {
-        const float* position = w.position + f * w.max_len;
+        const float* position = w.position + f * w.num_positions;
         float* row = x + f * stride;
         for (std::int64_t s = 0; s < group.count; row += group.lengths[s++]) {
-            std::memcpy(row, position, sizeof(float) * static_cast<std::size_t>(group.lengths[s]));
+            if (w.max_rows > 0) {
+                grid_positions(position, w.max_rows, group.grids + 2 * s, row);
+            } else {
+                std::memcpy(row, position, sizeof(float) * static_cast<std::size_t>(group.lengths[s]));
+            }
         }
         for (std::int64_t t = group.rows; t < stride; ++t) x[f * stride + t] = 0.0f;
     }

@@ -13,6 +13,7 @@ from lwm_fast.backends.native_backend import NativeBackend
 from lwm_fast.backends.torch_backend import TorchBackend
 from lwm_fast.backends.triton_backend import TritonBackend
 from lwm_fast.errors import BackendUnavailableError, InputError
+from lwm_fast.positions import Shapes
 
 if TYPE_CHECKING:
     from lwm_fast.config import LWMConfig
@@ -69,16 +70,23 @@ class Backend(Protocol):
         None where batches are to be given to ``encode`` one by one.
         """
 
-    def forward(self, model: LWM, tokens: Tensor) -> Tensor:
-        """tokens [B, S, patch_len] -> output [B, S, D], differentiable where gradients are on."""
+    def forward(self, model: LWM, tokens: Tensor, shape: Shapes | None = None) -> Tensor:
+        """tokens [B, S, patch_len] -> output [B, S, D], differentiable where gradients are on.
+
+        shape: int32 [B, 2] (num_antennas, num_subcarriers), which models with a grid of positions need.
+        """
 
     def forward_with_maps(
-        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+        self, model: LWM, tokens: Tensor, layers: Sequence[int], shape: Shapes | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """As ``forward``, with the attention weights [B, H, S, S] of some layers."""
 
-    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
+    def mcm(
+        self, model: LWM, batch: PackedBatch, draws: Draws | None, *, pooled: bool = False
+    ) -> tuple[Tensor, ...]:
         """Masked channel modelling: (predicted, target) [M, patch_len], rows in the mask's order.
+
+        pooled: also CLS and the mean of the patches of the masked sequences, both [B, D], with gradients.
 
         draws: of the dropout, None for no dropout. Gradients reach the parameters. InputError without a mask.
         """

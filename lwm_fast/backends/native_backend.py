@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lwm_fast.backends.torch_backend import TorchBackend, is_inference
+from lwm_fast.positions import Shapes
 
 if TYPE_CHECKING:
     from lwm_fast.config import LWMConfig
@@ -94,9 +95,9 @@ class NativeBackend:
     ) -> Iterator[tuple[Piece, Tensor]] | None:
         return None
 
-    def forward(self, model: LWM, tokens: Tensor) -> Tensor:
+    def forward(self, model: LWM, tokens: Tensor, shape: Shapes | None = None) -> Tensor:
         if torch.compiler.is_compiling() or not is_inference(model, tokens):
-            return self._torch.forward(model, tokens)
+            return self._torch.forward(model, tokens, shape)
         from lwm_fast.native_weights import engine
 
         batch, seq_len, _ = tokens.shape
@@ -108,16 +109,19 @@ class NativeBackend:
             out.flatten(0, 1).numpy(),
             "tokens",
             _num_threads(),
+            shape,
         )
         return out
 
     def forward_with_maps(
-        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+        self, model: LWM, tokens: Tensor, layers: Sequence[int], shape: Shapes | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        return self._torch.forward_with_maps(model, tokens, layers)
+        return self._torch.forward_with_maps(model, tokens, layers, shape)
 
-    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
-        return self._torch.mcm(model, batch, draws)
+    def mcm(
+        self, model: LWM, batch: PackedBatch, draws: Draws | None, *, pooled: bool = False
+    ) -> tuple[Tensor, ...]:
+        return self._torch.mcm(model, batch, draws, pooled=pooled)
 
 
 def _num_threads() -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 from lwm_fast import encoder
 from lwm_fast.draws import Draws
 from lwm_fast.mcm import mcm_by_length
-from lwm_fast.train_encoder import encode_for_training
+from lwm_fast.positions import Shapes
+from lwm_fast.train_encoder import embed, encode_for_training
 
 if TYPE_CHECKING:
     from lwm_fast.config import LWMConfig
@@ -59,7 +60,7 @@ class TorchBackend:
     ) -> Tensor:
         tokens = batch.tokens(model.device, num_threads=1)
         weights = model.prepared(DTYPES[precision])
-        return pool(encoder.encode_tokens(tokens, weights, cls_only=pool.needs_cls_only))
+        return pool(encoder.encode_tokens(tokens, weights, batch.shape, cls_only=pool.needs_cls_only))
 
     def stream(
         self,
@@ -73,23 +74,25 @@ class TorchBackend:
     ) -> Iterator[tuple[Piece, Tensor]] | None:
         return None
 
-    def forward(self, model: LWM, tokens: Tensor) -> Tensor:
+    def forward(self, model: LWM, tokens: Tensor, shape: Shapes | None = None) -> Tensor:
         if model.training or not is_inference(model, tokens):
-            return encode_for_training(model, tokens, draws_of(model, tokens))
-        return encoder.encode_tokens(tokens, model.prepared())
+            return encode_for_training(model, tokens, draws_of(model, tokens), shape)
+        return encoder.encode_tokens(tokens, model.prepared(), shape)
 
     def forward_with_maps(
-        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+        self, model: LWM, tokens: Tensor, layers: Sequence[int], shape: Shapes | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        x, maps = model.embedding(tokens), {}
+        x, maps = embed(model, tokens, shape), {}
         for i, layer in enumerate(model.layers):
             x, weights = layer(x)
             if i in layers:
                 maps[i] = weights
         return x, [maps[i] for i in layers]
 
-    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
-        return mcm_by_length(model, batch, draws, encode_for_training)
+    def mcm(
+        self, model: LWM, batch: PackedBatch, draws: Draws | None, *, pooled: bool = False
+    ) -> tuple[Tensor, ...]:
+        return mcm_by_length(model, batch, draws, encode_for_training, pooled=pooled)
 
 
 def is_inference(model: LWM, tokens: Tensor) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -95,17 +97,23 @@ class TritonBackend:
         made = packed_model.stream(model, pool, precision, normalize)
         return made.run(pieces, to_host=to_host)
 
-    def forward(self, model: LWM, tokens: Tensor) -> Tensor:
-        return self.forward_with_maps(model, tokens, ())[0]
+    def forward(self, model: LWM, tokens: Tensor, shape: npt.NDArray[np.int32] | None = None) -> Tensor:
+        return self.forward_with_maps(model, tokens, (), shape)[0]
 
     def forward_with_maps(
-        self, model: LWM, tokens: Tensor, layers: Sequence[int]
+        self,
+        model: LWM,
+        tokens: Tensor,
+        layers: Sequence[int],
+        shape: npt.NDArray[np.int32] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         from lwm_fast import packed_model
 
-        return packed_model.forward(model, tokens, layers, draws_of(model, tokens))
+        return packed_model.forward(model, tokens, layers, draws_of(model, tokens), shape)
 
-    def mcm(self, model: LWM, batch: PackedBatch, draws: Draws | None) -> tuple[Tensor, Tensor]:
+    def mcm(
+        self, model: LWM, batch: PackedBatch, draws: Draws | None, *, pooled: bool = False
+    ) -> tuple[Tensor, ...]:
         from lwm_fast import packed_model
 
-        return packed_model.mcm(model, batch, draws)
+        return packed_model.mcm(model, batch, draws, pooled)

@@ -172,7 +172,7 @@ def _inputs(
         scaling = Scaling.of(inputs[setting.split.train]) if setting.config.standardize else None
         kept = torch.from_numpy(inputs if scaling is None else scaling(inputs)).to(model.device)
         return lambda rows, _: kept[rows], [], scaling
-    top, entering = Top(model, first, setting.pool), below
+    top, entering = Top(model, first, setting.pool, setting.examples.channels.shape[1:]), below
     return lambda rows, draws: top(entering[rows], draws), trained, None
 
 

@@ -189,6 +189,7 @@ def weights_of(
             parameter.grad = None
         if any(name.startswith("encoder.") for name in states[which]):
             model.weights_info = _tuned(source.weights_info, task)
+            model.link_heads = None  # they read the encoder as it was before
         made[which] = Weights(model.eval(), copy.deepcopy(head).eval())
     return made
 

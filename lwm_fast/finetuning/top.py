@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lwm_fast.model import LWM
 from lwm_fast.pooling import Pool
 from lwm_fast.progress import Progress
 from lwm_fast.tasks.loop import flushed_denormals
-from lwm_fast.train_encoder import layers_for_training
+from lwm_fast.train_encoder import embed, layers_for_training
 
 logger = logging.getLogger("lwm_fast")
 
@@ -32,18 +33,21 @@ class Top:
     """What is run at every step: layers `first`.. of the model (with the embedding for first = -1), then the pool.
 
     model: trained in place. Its weights below `first` must not change, nor `first` fall.
+    size: (num_antennas, num_subcarriers) of the channels, which positions of rows and columns need for first = -1.
     """
 
-    def __init__(self, model: LWM, first: int, pool: Pool) -> None:
+    def __init__(self, model: LWM, first: int, pool: Pool, size: Sequence[int] | None = None) -> None:
         self._model, self.first, self._pool = model, first, pool
         self._layers = range(max(0, first), model.config.num_layers)
+        self._size = size
 
     def __call__(self, below: Tensor, draws: Draws | None) -> Tensor:
         """below [b, S, D], or tokens [b, S, patch_len] for first = -1 -> embeddings as the pool makes them.
 
         draws: of dropout in the layers run; None: no dropout.
         """
-        x = self._model.embedding(below) if self.first < 0 else below
+        shape = None if self._size is None else np.tile(np.asarray(self._size, np.int32), (len(below), 1))
+        x = embed(self._model, below, shape) if self.first < 0 else below
         cls_only = self._pool.needs_cls_only
         x = layers_for_training(self._model, x, self._layers, draws, weight_with_adapter, cls_only=cls_only)
         return self._pool(x)
@@ -116,5 +120,6 @@ class Below:
         with torch.no_grad(), flushed_denormals():
             for piece in work.pieces(max(1, len(users)), mixes_lengths=False):
                 tokens = piece.batch.tokens(self._model.device)
-                parts.append(tokens if self._trunk is None else encoder.encode_tokens(tokens, self._trunk))
+                trunk, shape = self._trunk, piece.batch.shape
+                parts.append(tokens if trunk is None else encoder.encode_tokens(tokens, trunk, shape))
         return torch.cat(parts)

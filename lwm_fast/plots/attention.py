@@ -56,7 +56,7 @@ def attention_weights(
             packed = PackedBatch.from_samples(part, model.config.lwm_version, scale=scale)
             tokens = scaled(packed, model.config.input_scale).tokens(model.device)
             with torch.inference_mode():
-                _, maps = backend.forward_with_maps(model, tokens, chosen)
+                _, maps = backend.forward_with_maps(model, tokens, chosen, packed.shape)
                 sums.append(torch.stack([each.sum(0, dtype=torch.float64) for each in maps]))
     finally:
         model.train(training)

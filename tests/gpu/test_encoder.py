@@ -21,6 +21,7 @@ from lwm_fast.data.mask import draw_mask
 from lwm_fast.draws import Draws
 from lwm_fast.packed import PackedBatch
 from lwm_fast.pooling import POOLS
+from lwm_fast.scaling import to_unit_power
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 SIZE = {"1.0": (32, 32), "1.1": (16, 32)}
@@ -127,6 +128,55 @@ def test_bits_do_not_depend_on_batch_size_or_company(cuda: torch.device, precisi
         np.testing.assert_array_equal(alone[0], together[number])
     small = np.asarray(model.encode(samples, precision=precision, batch_size=1))
     np.testing.assert_array_equal(small, together)
+
+
+MIXED_GRIDS = [(8, 64), (16, 32), (5, 7), (8, 64), (32, 16), (1, 1)]
+
+
+def grid_model(device: torch.device) -> LWM:
+    return LWM.random(LWMConfig.base(num_layers=2), seed=3).to(device)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_grids_hold_the_limits(device: torch.device, precision: str) -> None:
+    samples = [random_csi(1, *size, seed=i)[0] for i, size in enumerate(MIXED_GRIDS)]
+    found = torch.as_tensor(grid_model(device).encode(samples, precision=precision))
+    with use_backend("torch"):
+        exact = torch.as_tensor(grid_model(torch.device("cpu")).encode(samples))
+    assert error_of(found, exact.double()) <= numerics.ENCODER["1.1", precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bits_of_grids_do_not_depend_on_company_or_graphs(
+    cuda: torch.device, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, a grid's table begins at row 0 and the released form of the kernel runs."""
+    samples = [random_csi(1, *size, seed=i)[0] for i, size in enumerate(MIXED_GRIDS * 4)]
+    model = grid_model(cuda)
+    together = np.asarray(model.encode(samples, precision=precision))
+    pairs = np.asarray(model.encode(samples, precision=precision, batch_size=2))
+    monkeypatch.setenv("LWM_FAST_CUDA_GRAPHS", "0")
+    alone = np.asarray(grid_model(cuda).encode(samples, precision=precision, batch_size=1))
+    np.testing.assert_array_equal(pairs, together)
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_gradients_of_grids_repeat(device: torch.device) -> None:
+    samples = [random_csi(1, *size, seed=i)[0] for i, size in enumerate(MIXED_GRIDS)]
+    packed = to_unit_power(PackedBatch.from_samples(samples, "1.1"))
+    packed = dataclasses.replace(packed, mask=draw_mask(packed, seed=1, epoch=0))
+
+    def run() -> dict[str, Tensor]:
+        model = grid_model(device)
+        predicted, target, cls, mean = BACKENDS["triton"].mcm(model, packed, None, pooled=True)
+        ((predicted - target).square().mean() + cls.sin().mean() + mean.sin().mean()).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    first, second = run(), run()
+    assert "embedding.pos_embed.columns" in first
+    for name, gradient in first.items():
+        assert bool(gradient.isfinite().all()), name
+        assert torch.equal(gradient, second[name]), name
 
 
 def test_recorded_graphs_give_the_bits_of_eager_batches(

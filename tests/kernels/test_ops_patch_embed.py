@@ -17,10 +17,11 @@ from lwm_fast import InputError, ops
 pytestmark = pytest.mark.skipif(INTERPRET, reason="checks the plain twin: not under TRITON_INTERPRET=1")
 
 
+@pytest.mark.parametrize("grids", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_channels_equal_reference_with_every_gradient(version: str, masked: bool) -> None:
-    case = make(version, SMALL_SIZES[version], masked=masked)
+def test_channels_equal_reference_with_every_gradient(version: str, masked: bool, grids: bool) -> None:
+    case = make(version, SMALL_SIZES[version], masked=masked, grids=grids)
     own = leaves(case.parameters, torch.float64)
     y = ops.patch_embed(*case.source(), *own, **case.keywords())
     expected = case.plain(case.tokens(), own)
@@ -30,12 +31,13 @@ def test_channels_equal_reference_with_every_gradient(version: str, masked: bool
         assert relative_error(value, other) < 1e-12, what
 
 
+@pytest.mark.parametrize("grids", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_tokens_equal_reference_with_every_gradient(version: str, masked: bool) -> None:
-    case = make(version, SMALL_SIZES[version], masked=masked)
+def test_tokens_equal_reference_with_every_gradient(version: str, masked: bool, grids: bool) -> None:
+    case = make(version, SMALL_SIZES[version], masked=masked, grids=grids)
     tokens, *own = leaves([case.tokens(), *case.parameters], torch.float64)
-    y = ops.patch_embed_tokens(tokens, case.cu_seqlens, *own, max_seqlen=case.max_seqlen, **case.mask())
+    y = ops.patch_embed_tokens(tokens, case.cu_seqlens, *own, **case.token_keywords())
     expected = case.plain(tokens, own)
     for what, value, other in zip(
         ("y", "tokens", *NAMES),
@@ -80,13 +82,16 @@ def test_no_sequences() -> None:
     assert not any(gradient.any() for gradient in gradients(y, own))
 
 
-def _arguments(version: str, from_tokens: bool, masked: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _arguments(
+    version: str, from_tokens: bool, masked: bool, grids: bool
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Arguments of the forward and of the backward op."""
-    case = make(version, SMALL_SIZES[version], masked=masked)
+    case = make(version, SMALL_SIZES[version], masked=masked, grids=grids)
     number = patches.TOKENS if from_tokens else {"1.0": patches.V10, "1.1": patches.V11}[version]
     values = case.tokens().requires_grad_() if from_tokens else torch.view_as_real(case.csi)
     layout = (None,) * 4 if from_tokens else (case.offsets, case.shape, case.scale, case.cls)
-    source = (values, case.cu_seqlens, *layout, case.action, case.sample_id, number, 7, 3, case.max_seqlen)
+    plan = (case.action, case.sample_id, case.position_start)
+    source = (values, case.cu_seqlens, *layout, *plan, number, 7, 3, case.max_seqlen)
     own = leaves(case.parameters, torch.float32)
     forward = (*source, case.total, *own, torch.float32)
     plain = [t.detach() if isinstance(t, Tensor) else t for t in source]
@@ -95,10 +100,17 @@ def _arguments(version: str, from_tokens: bool, masked: bool) -> tuple[tuple[Any
 
 
 @pytest.mark.parametrize(
-    ("version", "from_tokens", "masked"), [("1.0", False, True), ("1.1", False, False), ("1.1", True, True)]
+    ("version", "from_tokens", "masked", "grids"),
+    [
+        ("1.0", False, True, False),
+        ("1.1", False, False, False),
+        ("1.1", True, True, False),
+        ("1.1", False, True, True),
+        ("1.1", True, False, True),
+    ],
 )
-def test_opcheck(version: str, from_tokens: bool, masked: bool) -> None:
-    forward, backward = _arguments(version, from_tokens, masked)
+def test_opcheck(version: str, from_tokens: bool, masked: bool, grids: bool) -> None:
+    forward, backward = _arguments(version, from_tokens, masked, grids)
     torch.library.opcheck(kernel.patch_embed_op, forward)
     torch.library.opcheck(kernel.patch_embed_backward_op, backward)
 
@@ -112,8 +124,9 @@ def test_opcheck_of_targets() -> None:
     )
 
 
-def test_compiles_whole_with_gradients() -> None:
-    case = make("1.1", SMALL_SIZES["1.1"], masked=True)
+@pytest.mark.parametrize("grids", [False, True])
+def test_compiles_whole_with_gradients(grids: bool) -> None:
+    case = make("1.1", SMALL_SIZES["1.1"], masked=True, grids=grids)
     own = leaves(case.parameters, torch.float32)
     keywords = case.keywords()
 
@@ -137,6 +150,16 @@ def test_compiles_whole_with_gradients() -> None:
         ({"scale": torch.ones(3)}, r"scale has shape \[3\]"),
         ({"sample_id": None}, "action needs sample_id"),
         ({"action": torch.zeros(3, dtype=torch.uint8)}, r"action has shape \[3\]"),
+        ({"position_start": torch.zeros(7)}, r"position_start is torch\.float32, expected torch\.int32"),
+        (
+            {"position_start": torch.zeros(6, dtype=torch.int32)},
+            r"position_start has shape \[6\], expected \[7\]",
+        ),
+        (
+            {"position_start": torch.tensor([0, 90, 0, 0, 0, 0, 0], dtype=torch.int32)},
+            r"position_start\[1\] = 90 puts the 17 tokens of sequence 1 outside .* of 24 rows",
+        ),
+        ({"position_start": torch.full((7,), -1, dtype=torch.int32)}, r"position_start\[0\] = -1 puts the 3"),
     ],
 )
 def test_refuses_wrong_keywords(change: dict[str, Any], message: str) -> None:

@@ -35,6 +35,7 @@ class Case:
     parameters: list[Tensor]
     action: Tensor | None = None
     sample_id: Tensor | None = None
+    position_start: Tensor | None = None
     seed: int = (1 << 63) + 12345  # needs all 64 bits
     epoch: int = (1 << 32) - 2
 
@@ -64,8 +65,11 @@ class Case:
         }
 
     def keywords(self) -> dict[str, Any]:
-        sizes = {"version": self.version, "max_seqlen": self.max_seqlen, "total_tokens": self.total}
-        return {**sizes, "scale": self.scale, "cls": self.cls, **self.mask()}
+        source = {"version": self.version, "total_tokens": self.total, "scale": self.scale, "cls": self.cls}
+        return {**source, **self.token_keywords()}
+
+    def token_keywords(self) -> dict[str, Any]:
+        return {"max_seqlen": self.max_seqlen, "position_start": self.position_start, **self.mask()}
 
     def tokens(self) -> Tensor:
         """float32 [total, patch_len], without the mask."""
@@ -101,13 +105,20 @@ class Case:
     def plain(self, tokens: Tensor, parameters: list[Tensor]) -> Tensor:
         """Norm(W token + bias + position), in the dtype of the parameters, masked in that of the tokens."""
         weight, bias, position, alpha, norm_bias = parameters
-        place = torch.cat([torch.arange(n) for n in self.cu_seqlens.diff().tolist()])
+        lengths = self.cu_seqlens.diff().tolist()
+        starts = [0] * len(lengths) if self.position_start is None else self.position_start.tolist()
+        place = torch.cat([first + torch.arange(n) for first, n in zip(starts, lengths, strict=True)])
         y = F.linear(self.masked(tokens).to(weight.dtype), weight, bias) + position[place]
         return reference.norm(y, alpha, norm_bias)
 
 
-def make(version: str, sizes: list[tuple[int, int]], *, masked: bool = False, seed: int = 0) -> Case:
-    """Channels at the scale of the field (2e-5), parameters at the scale of trained ones."""
+def make(
+    version: str, sizes: list[tuple[int, int]], *, masked: bool = False, grids: bool = False, seed: int = 0
+) -> Case:
+    """Channels at the scale of the field (2e-5), parameters at the scale of trained ones.
+
+    grids: every size has rows of its own in the position table, some rows are nobody's.
+    """
     rng = np.random.default_rng(seed)
     patch_len = PATCH_LEN[version]
     dim = 4 * patch_len
@@ -117,7 +128,13 @@ def make(version: str, sizes: list[tuple[int, int]], *, masked: bool = False, se
     else:
         lengths = [-(-n // 4) * -(-sc // 4) + 1 for n, sc in sizes]
     flat = (rng.standard_normal((sum(entries), 2)) * 2e-5).astype(np.float32).view(np.complex64)[:, 0]
-    longest = max(lengths, default=0)
+    rows = max(lengths, default=0)
+    first: dict[tuple[int, int], int] = {}
+    if grids:
+        rows = 5
+        for size, length in dict(zip(sizes, lengths, strict=True)).items():
+            first[size] = rows
+            rows += length
 
     def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
         return torch.from_numpy((rng.standard_normal(shape) * spread + centre).astype(np.float32))
@@ -134,11 +151,13 @@ def make(version: str, sizes: list[tuple[int, int]], *, masked: bool = False, se
         parameters=[
             draw(dim, patch_len, spread=0.2),
             draw(dim, spread=0.1),
-            draw(longest + 3, dim, spread=0.3),
+            draw(rows + 3, dim, spread=0.3),
             draw(dim, spread=0.1, centre=1.0),
             draw(dim, spread=0.1),
         ],
     )
+    if grids:
+        case.position_start = torch.tensor([first[size] for size in sizes], dtype=torch.int32)
     if masked:
         case.action = torch.from_numpy(rng.integers(0, 4, case.total).astype(np.uint8))
         case.action[:2] = torch.tensor([2, 1], dtype=torch.uint8)[: case.total]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,9 +87,9 @@ def norm(version: str, device: torch.device, tokens: int = 1117) -> Case:
     return Case(ops.norm, reference.norm, leaves)
 
 
-def patch_embed(version: str, device: torch.device) -> Case:
-    """Masked channels of mixed sizes; parameters are the leaves."""
-    case = embed_cases.make(version, embed_cases.SMALL_SIZES[version], masked=True)
+def patch_embed(version: str, device: torch.device, *, grids: bool = False) -> Case:
+    """Masked channels of mixed sizes; parameters are the leaves. grids: every size has positions of its own."""
+    case = embed_cases.make(version, embed_cases.SMALL_SIZES[version], masked=True, grids=grids)
     tokens = case.tokens()
     source = [x.to(device) for x in case.source()]
     moved: dict[str, Any] = {
@@ -129,6 +130,7 @@ OPERATIONS: dict[str, Callable[[str, torch.device], Case]] = {
     "encoder_tail": encoder_tail,
     "norm": norm,
     "patch_embed": patch_embed,
+    "patch_embed grids": functools.partial(patch_embed, grids=True),
     "mcm_loss": mcm_loss,
 }
 

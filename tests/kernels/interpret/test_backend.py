@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from support.op_path import masked_batch, mcm_difference
+from support.op_path import gradients, masked_batch, mcm_difference
 from support.released import output_of, plain, random_csi, relative_error
 
 from lwm_fast import LWM, LWMConfig, backends, packed_encoder, packed_weights, use_backend
 from lwm_fast.draws import Draws
 from lwm_fast.packed_encoder import Sequences
 from lwm_fast.pooling import Ragged
+from lwm_fast.scaling import to_unit_power
 
 TRITON, TORCH = backends.BACKENDS["triton"], backends.BACKENDS["torch"]
 
@@ -28,6 +29,10 @@ def one_layer(version: str) -> LWM:
     """Few heads: the interpreter takes its time for each."""
     make = LWMConfig.v1_0 if version == "1.0" else LWMConfig.v1_1
     return LWM.random(make(num_layers=1, num_heads=3 if version == "1.0" else 2), seed=1)
+
+
+def one_layer_of_grids() -> LWM:
+    return LWM.random(LWMConfig.base(num_layers=1, num_heads=2), seed=1)
 
 
 def test_it_is_available_on_the_cpu():
@@ -63,6 +68,32 @@ def test_bits_do_not_depend_on_packing_or_order():
     whole = model.encode(samples, pool="mean_with_cls")
     assert np.array_equal(model.encode(samples, pool="mean_with_cls", batch_size=1), whole)
     assert np.array_equal(np.asarray(model.encode(samples[::-1], pool="mean_with_cls"))[::-1], whole)
+
+
+def test_bits_of_grids_do_not_depend_on_packing_or_order():
+    """One by one every batch holds one grid, whose table begins at row 0; together they hold several."""
+    model, samples = one_layer_of_grids(), samples_of([(8, 8), (4, 16), (3, 5), (4, 16)])
+    whole = model.encode(samples, pool="mean")
+    assert np.array_equal(model.encode(samples, pool="mean", batch_size=1), whole)
+    assert np.array_equal(np.asarray(model.encode(samples[::-1], pool="mean"))[::-1], whole)
+    with use_backend("torch"):
+        assert relative_error(whole, model.encode(samples, pool="mean")) < 1e-6
+
+
+def test_pooled_mcm_of_mixed_grids_and_its_gradients():
+    model, found = one_layer_of_grids(), []
+    batch = to_unit_power(masked_batch("1.1", sizes=[(8, 8), (4, 16), (3, 12)]))
+    for backend in (TRITON, TORCH):
+        model.zero_grad()
+        predicted, target, cls, mean = backend.mcm(model, batch, None, pooled=True)
+        ((predicted - target).square().mean() + cls.sin().mean() + mean.cos().mean()).backward()
+        found.append({"predicted": predicted, "cls": cls, "mean": mean, **gradients(model)})
+    ours, expected = found
+    least = 0.01 * max(float(x.detach().norm()) for x in expected.values())
+    assert {"embedding.pos_embed.rows", "embedding.pos_embed.columns"} < ours.keys() == expected.keys()
+    for name, value in expected.items():
+        error = float((ours[name] - value).detach().norm())
+        assert error <= 1e-4 * max(float(value.detach().norm()), least), name
 
 
 def token_gradients(model: LWM, tokens: dict[int, torch.Tensor], order: list[int]) -> dict[int, torch.Tensor]:
