@@ -121,14 +121,14 @@ def test_parameters_that_take_no_part_get_no_gradient():
     assert frozen == [
         f"layers.0.{part}.norm.{name}" for part in ("enc_self_attn", "pos_ffn") for name in ("alpha", "bias")
     ]
-    predicted, _ = objective(masked_batch("1.0", 2))
+    predicted, _, _ = objective(masked_batch("1.0", 2))
     predicted.sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in objective.model.parameters())
 
 
 def test_a_rank_without_samples_has_gradients_of_zero():
     objective = Objective(LWM.random(LWMConfig.v1_1(**MODEL)))
-    predicted, target = objective(micro_batches(masked_batch("1.1", 1), 2)[0])
+    predicted, target, _ = objective(micro_batches(masked_batch("1.1", 1), 2)[0])
     assert predicted.shape == target.shape == (0, 32)
     predicted.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in objective.model.parameters())

@@ -9,7 +9,9 @@ import click
 
 @click.command("pretrain")
 @click.option(
-    "--config", required=True, help="A recipe (lwm-v1.0, lwm-v1.1, lwm-v1.1-laptop) or a YAML file."
+    "--config",
+    required=True,
+    help="A recipe (lwm-v1.0, lwm-v1.1, lwm-v1.1-laptop, lwm-fast-base, lwm-fast-base-mcm) or a YAML file.",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path), multiple=True, required=True,

@@ -40,6 +40,8 @@ class Gathered:
     source: int32 [B] into `arrays`, then `rays`; row: int64 [B] of that source
     geometry: float64 [B, 8] (axes of the array, bandwidth Hz, spacing); panel: int64 [B, 2] (vertical, paths);
         None where there are no rays
+    los: int8 [B], 1 LoS, 0 NLoS, -1 unknown; reference_db: float32 [B], what the plan's reference carrier adds to
+        the gains, which is in `scale` already; None where a batch does not come from a store
     """
 
     epoch: int
@@ -53,6 +55,8 @@ class Gathered:
     geometry: npt.NDArray[np.float64] | None
     panel: Int64Array | None
     store: ChannelStore | None = None
+    los: npt.NDArray[np.int8] | None = None
+    reference_db: npt.NDArray[np.float32] | None = None
 
 
 class ChannelStore:
@@ -107,6 +111,7 @@ class ChannelStore:
         self._scale = np.array(
             [source.meta.scale if scale is None else scale for source in self._sources], np.float32
         )
+        self._reference_db = np.array([self._reference_of(source) for source in self._sources], np.float32)
         self._fixed_size = np.array([self._size_of(source) for source in self._sources], np.int32)
         self._geometry = np.array([_geometry_row(source) for source in self._sources])
         self._vertical = np.array([_vertical(source) for source in self._sources], np.int64)
@@ -118,6 +123,11 @@ class ChannelStore:
 
     def _wanted(self, source: AnySource) -> bool:
         return not isinstance(source, RaySource) or self.plan.accepts(source.meta.carrier_frequency)
+
+    def _reference_of(self, source: AnySource) -> float:
+        if not isinstance(source, RaySource):
+            return 0.0
+        return self.plan.reference_gain_db(source.meta.carrier_frequency, source.name)
 
     @staticmethod
     def _size_of(source: AnySource) -> tuple[int, int]:
@@ -216,14 +226,22 @@ class ChannelStore:
         rays: list[RayColumns] = []
         source: Int32Array = np.empty(len(index), np.int32)
         places: Int64Array = np.empty(len(index), np.int64)
+        los = np.full(len(index), -1, np.int8)
         for own in self._groups(number):
             held, places[own] = self._take(int(number[own[0]]), row[own])
             source[own] = len(arrays) + len(rays)
+            if isinstance(origin := self._sources[int(number[own[0]])], RaySource):
+                los[own] = origin.los_of(places[own])
             (rays if self._is_rays[number[own[0]]] else arrays).append(held)
         shape = self._shape_of(epoch, index, number)
         geometry, panel = self._geometry_of(epoch, index, number, shape) if rays else (None, None)
+        reference_db = self._reference_db[number]
         scale = self._scale[number]
-        return Gathered(epoch, index, shape, scale, arrays, rays, source, places, geometry, panel, self)
+        if self.plan.reference_carrier is not None:
+            scale = scale * 10 ** (reference_db / np.float32(20))
+        return Gathered(
+            epoch, index, shape, scale, arrays, rays, source, places, geometry, panel, self, los, reference_db
+        )
 
     def _groups(self, number: Int64Array) -> list[Int64Array]:
         """Places of the batch by source, arrays first, as `Gathered` numbers them."""

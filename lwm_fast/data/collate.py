@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 
 from lwm_fast import _C
+from lwm_fast.data.augment import Augmentation
 from lwm_fast.data.buffers import BufferPool
 from lwm_fast.data.channel_store import Gathered, Sample, lengths_of
 from lwm_fast.data.counters import SNR_WORD, first_block, unit
+from lwm_fast.data.link_truth import link_truth
 from lwm_fast.data.mask import check_ratio, check_seed, mask_counts, release_plan
 from lwm_fast.data.rays import Complex64Array, Int64Array
 from lwm_fast.errors import InputError
@@ -42,6 +44,8 @@ class MCMCollator:
             and masks them from csi and mask.
         rescale: called with the batch before tokens are made; returns it with another `scale` or `cls`, for
             example by each sample's power. A module-level function, where workers are spawned.
+        augment: a random phase and gain for every sample and epoch, before `rescale`.
+        truth: give batches the truth about their links (`lwm_fast.links.LinkState`).
         pin: buffers in page-locked memory (needs CUDA).
         num_threads: 0 means as many as the process may use.
 
@@ -60,6 +64,8 @@ class MCMCollator:
         snr_db: float | tuple[float, float] | None = None,
         tokens: bool = True,
         rescale: Callable[[PackedBatch], PackedBatch] | None = None,
+        augment: Augmentation | None = None,
+        truth: bool = False,
         pin: bool = False,
         num_threads: int = 0,
     ) -> None:
@@ -75,7 +81,7 @@ class MCMCollator:
             raise InputError("MCMCollator: pin=True needs a CUDA device, and none is there; leave pin out")
         self.version, self.seed, self.mask_ratio, self.compat = version, seed, mask_ratio, compat
         self.scale, self.snr_db, self.tokens, self.rescale = scale, snr_db, tokens, rescale
-        self.num_threads = num_threads
+        self.augment, self.truth, self.num_threads = augment, truth, num_threads
         self._pool = BufferPool(pin=pin)
 
     def __call__(self, items: Gathered | Sequence[Sample]) -> PackedBatch:
@@ -107,9 +113,14 @@ class MCMCollator:
             "geometry": gathered.geometry, "panel": gathered.panel, "flags": flags,
         }  # fmt: skip
         batch, plan = self._empty(gathered)
-        if self.tokens and self.rescale is None:
+        gain_db = None if self.augment is None else self.augment.gains_db(gathered.index, gathered.epoch)
+        if self.truth:
+            batch = dataclasses.replace(batch, truth=link_truth(gathered, gain_db))
+        if self.tokens and self.rescale is None and self.augment is None:
             return self._with_tokens(batch, plan, draw=not self.compat, **source), flags
         self._run(batch, plan, draw=not self.compat, **source)
+        if self.augment is not None:
+            batch = self.augment.apply(batch, gathered.epoch)
         if self.rescale is not None:
             batch = self.rescale(batch)
         return self._with_tokens(batch, plan, draw=False) if self.tokens else batch, flags
@@ -133,7 +144,7 @@ class MCMCollator:
             cu_seqlens=cu_seqlens,
             max_seqlen=int(lengths.max(initial=0)),
             sample_id=gathered.index,
-            scale=gathered.scale if self.scale is None else np.full(count, self.scale, np.float32),
+            scale=self._scale_of(gathered),
             cls=np.full(PATCH_LEN[self.version], CLS_VALUE, np.float32),
             mask=None if self.mask_ratio == 0 else plan,
         )
@@ -141,6 +152,14 @@ class MCMCollator:
             plan = release_plan(batch, seed=self.seed, epoch=gathered.epoch, mask_ratio=self.mask_ratio)
             batch = dataclasses.replace(batch, mask=plan)
         return batch, plan
+
+    def _scale_of(self, gathered: Gathered) -> npt.NDArray[np.float32]:
+        if self.scale is None:
+            return gathered.scale
+        scale = np.full(len(gathered.index), self.scale, np.float32)
+        return (
+            scale if gathered.reference_db is None else scale * 10 ** (gathered.reference_db / np.float32(20))
+        )
 
     def _with_tokens(self, batch: PackedBatch, plan: MaskPlan, **stages: Any) -> PackedBatch:
         patch_len = PATCH_LEN[self.version]

@@ -8,20 +8,29 @@ import numpy.typing as npt
 from lwm_fast import _C
 from lwm_fast.philox import Stream
 
-SIZE_WORD, ROTATION_WORD, SNR_WORD = 0, 1, 2
+SIZE_WORD, ROTATION_WORD, SNR_WORD, PHASE_WORD = range(4)
 """Words of a sample's first block in stream PLAN."""
+GAIN_BLOCK, GAIN_WORD = 1, 0
+"""The block, and its word, of a sample's gain in stream PLAN."""
 
 
 def first_block(
     seed: int, samples: npt.NDArray[np.int64], epoch: int, stream: Stream
 ) -> npt.NDArray[np.uint32]:
     """The first four words of each sample's stream, uint32 [n, 4], as `lwm_fast.philox.words` gives them."""
+    return one_block(seed, samples, epoch, stream, 0)
+
+
+def one_block(
+    seed: int, samples: npt.NDArray[np.int64], epoch: int, stream: Stream, block: int
+) -> npt.NDArray[np.uint32]:
+    """Words 4 block .. 4 block + 3 of each sample's stream, uint32 [n, 4]."""
     counter = np.empty((len(samples), 4), np.uint32)
     unsigned = np.asarray(samples, np.int64).view(np.uint64)
     counter[:, 0] = unsigned & np.uint64(0xFFFFFFFF)
     counter[:, 1] = unsigned >> np.uint64(32)
     counter[:, 2] = epoch
-    counter[:, 3] = int(stream) << 24
+    counter[:, 3] = int(stream) << 24 | block
     out = np.empty_like(counter)
     _C.philox(counter, (seed & 0xFFFFFFFF, seed >> 32), out)
     return out

@@ -64,7 +64,7 @@ def _whole(path: Path) -> AnySource:
 def _from_channels(channels: Channels, name: str) -> AnySource:
     store, meta = channels._store, channels.meta
     if isinstance(store, RaysInStore):
-        return rays_in_memory(store.rays, store.geometry, name, meta)
+        return rays_in_memory(store.rays, store.geometry, name, meta, channels.los)
     if isinstance(store, ArrayStore):
         return MappedArray(name, meta, None, 0, store.shape, store.csi)
     if isinstance(store, FileStore) and (mapped := _mapped_array(store, name, meta)) is not None:
@@ -125,6 +125,7 @@ def _mapped_rays(path: Path) -> RaySource | None:
             columns[name] = (start, dataset.size)
         lengths = {columns[name][1] for name in USED_COLUMNS}
         offsets = np.asarray(file["rays/offsets"])
+        los = np.asarray(file["los"], np.int8) if "los" in file else None
         fields = json.loads(file.attrs["meta"])
         geometry = ArrayGeometry(**json.loads(file.attrs["geometry"]))
     if len(lengths) != 1 or offsets.size == 0:
@@ -136,4 +137,4 @@ def _mapped_rays(path: Path) -> RaySource | None:
     count = offsets.size - 1 if users is None else users.size
     position = fields["base_station_pos"]
     meta = ChannelsMeta(**{**fields, "base_station_pos": None if position is None else tuple(position)})
-    return RaySource(str(path), meta, geometry, count, path, columns, users)
+    return RaySource(str(path), meta, geometry, count, path, columns, users, los=los)

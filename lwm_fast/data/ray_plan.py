@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +37,14 @@ class RayPlan:
         rotation: degrees about z; a pair (low, high) draws one per sample and epoch; None keeps the stored.
         carrier: (low, high) in Hz: sources traced at another carrier are left out. Rays hold for the carrier
             at which they were traced, so it is chosen, not changed.
+        reference_carrier: Hz; gains are brought to what free space would give at this carrier, by
+            20 log10(carrier / reference_carrier) dB, so that power tells of the place and not of the band. Every
+            source of rays must say its carrier. None leaves gains as they are.
         max_paths: rays per user that enter the sum.
         seed: of these draws, 0..2^64 - 1.
 
     Raises:
-        InputError: a size, bandwidth, rotation or carrier that makes no sense.
+        InputError: a size, bandwidth, rotation, carrier or reference that makes no sense.
     """
 
     sizes: tuple[tuple[int, int], ...] = PRETRAINING_SIZES
@@ -49,6 +53,7 @@ class RayPlan:
     carrier: tuple[float, float] | None = None
     max_paths: int = LWM_MAX_PATHS
     seed: int = 0
+    reference_carrier: float | None = None
 
     def __post_init__(self) -> None:
         sizes = tuple((int(n), int(sc)) for n, sc in self.sizes)
@@ -56,8 +61,10 @@ class RayPlan:
         for n, sc in sizes:
             if n < 1 or sc < 1:
                 raise InputError(f"RayPlan: size {n} x {sc}; both must be at least 1")
-        if self.bandwidth is not None and not (np.isfinite(self.bandwidth) and self.bandwidth > 0):
-            raise InputError(f"RayPlan: bandwidth={self.bandwidth!r} Hz; it must be finite and positive")
+        for name in ("bandwidth", "reference_carrier"):
+            hertz = getattr(self, name)
+            if hertz is not None and not (np.isfinite(hertz) and hertz > 0):
+                raise InputError(f"RayPlan: {name}={hertz!r} Hz; it must be finite and positive")
         for name in ("rotation", "carrier"):
             value = getattr(self, name)
             if value is None or (name == "rotation" and np.ndim(value) == 0 and np.isfinite(value)):
@@ -92,6 +99,17 @@ class RayPlan:
         if self.bandwidth is not None:
             return np.full(len(num_subcarriers), float(self.bandwidth))
         return SUBCARRIER_SPACING * num_subcarriers.astype(np.float64)
+
+    def reference_gain_db(self, carrier_frequency: float | None, name: str) -> float:
+        """What a source's gains are raised by, dB; InputError where it is to be known and its carrier is not."""
+        if self.reference_carrier is None:
+            return 0.0
+        if carrier_frequency is None:
+            raise InputError(
+                f"{name}: does not say its carrier, which reference_carrier={self.reference_carrier:g} needs; "
+                "give the source a carrier_frequency, or leave reference_carrier out"
+            )
+        return 20 * math.log10(carrier_frequency / self.reference_carrier)
 
     def accepts(self, carrier_frequency: float | None) -> bool:
         """True for a source whose carrier [Hz] the plan takes; an unknown one only without a wish."""

@@ -139,6 +139,7 @@ class RaySource:
 
     columns: where the offsets and `USED_COLUMNS` lie in the file, (byte offset, entries) each; None in memory
     users: rows in the file, int64 [n]; None where every user has a ray
+    los: int8 [num_users], 1 LoS, 0 NLoS, -1 no path, by row in the file; None where the source does not say
     """
 
     name: str
@@ -149,6 +150,7 @@ class RaySource:
     columns: dict[str, tuple[int, int]] | None = None
     users: Int64Array | None = None
     rays: RayColumns | None = field(default=None, repr=False)
+    los: npt.NDArray[np.int8] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.count
@@ -191,6 +193,10 @@ class RaySource:
             )
         return rays, users
 
+    def los_of(self, users: Int64Array) -> npt.NDArray[np.int8]:
+        """LoS of users of the file, -1 where it is unknown."""
+        return np.full(len(users), -1, np.int8) if self.los is None else self.los[users]
+
     def digest(self) -> str:
         parts: list[str | bytes] = [str(self.count), json.dumps(str(self.geometry))]
         for column in self.open():
@@ -204,13 +210,18 @@ class RaySource:
 _DTYPES = (np.dtype("<f4"), np.dtype("<i8"))
 
 
-def rays_in_memory(rays: Rays, geometry: ArrayGeometry, name: str, meta: ChannelsMeta) -> RaySource:
+def rays_in_memory(
+    rays: Rays,
+    geometry: ArrayGeometry,
+    name: str,
+    meta: ChannelsMeta,
+    los: npt.NDArray[np.int8] | None = None,
+) -> RaySource:
     """A source over `Rays`."""
     users = users_with_rays(rays.offsets)
     columns = (rays.offsets, *(getattr(rays, column) for column in USED_COLUMNS))
-    return RaySource(
-        name, meta, geometry, len(rays) if users is None else users.size, None, None, users, columns
-    )
+    count = len(rays) if users is None else users.size
+    return RaySource(name, meta, geometry, count, None, None, users, columns, los)
 
 
 def users_with_rays(offsets: Int64Array) -> Int64Array | None:

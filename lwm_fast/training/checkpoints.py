@@ -16,6 +16,7 @@ import torch
 
 from lwm_fast.checkpoint import WEIGHTS_NAME
 from lwm_fast.errors import InputError
+from lwm_fast.links import LinkHeads
 from lwm_fast.model import LWM
 
 _STATE = "state.torch"  # no suffix of weights, so that the folder names one weights file
@@ -25,9 +26,10 @@ _NAMES = {"last": re.compile(r"step-(\d{9})"), "best": re.compile(r"best-(\d{9})
 class Checkpoints:
     """``RUN/checkpoints``: ``step-NNNNNNNNN`` (the last) and ``best-NNNNNNNNN``.
 
-    Each holds model.safetensors and config.json, which `LWM.from_pretrained` reads, and state.torch: optimizer,
-    scaler, generators, position in the data, and what the run is. A folder is written under another name,
-    flushed to the disk and renamed, and only then is its predecessor removed.
+    Each holds model.safetensors, config.json and, where links are learnt, link_heads.safetensors, which
+    `LWM.from_pretrained` reads, and state.torch: optimizer, scaler, generators, position in the data, and what the
+    run is. A folder is written under another name, flushed to the disk and renamed, and only then is its
+    predecessor removed.
     """
 
     def __init__(self, folder: Path, *, writes: bool) -> None:
@@ -59,6 +61,8 @@ class Checkpoints:
             weights = load_file(path / WEIGHTS_NAME)
             state: dict[str, Any] = torch.load(path / _STATE, map_location="cpu", weights_only=True)
             model.load_state_dict(weights)
+            if model.link_heads is not None:
+                model.link_heads.load_state_dict(load_file(path / LinkHeads.NAME))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, Union
 
 from lwm_fast.errors import InputError
 from lwm_fast.training.sections import (
+    AuxiliarySection,
     DataSection,
     MaskingSection,
     ModelSection,
@@ -37,6 +38,7 @@ class TrainConfig:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     masking: MaskingSection = field(default_factory=MaskingSection)
+    auxiliary: AuxiliarySection = field(default_factory=AuxiliarySection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     run: RunSection = field(default_factory=RunSection)

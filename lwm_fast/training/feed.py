@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lwm_fast.data import BucketSampler, Channels, ChannelStore, MCMCollator, MCMLoader, RayPlan
+from lwm_fast.data.augment import Augmentation
 from lwm_fast.packed import PackedBatch
 from lwm_fast.scaling import to_unit_power
 from lwm_fast.training.config import TrainConfig
@@ -49,8 +50,15 @@ class Feed:
             "pin": on_gpu, "num_threads": d.num_threads,
         }  # fmt: skip
         version, tokens = config.model.lwm_version, not on_gpu or m.loss == "mse_var"
-        self._collator = MCMCollator(version, tokens=tokens, **masks)  # validation has no noise
-        noisy = MCMCollator(version, tokens=tokens or d.snr_db is not None, snr_db=d.snr_db, **masks)
+        masks["truth"] = config.auxiliary.weight > 0
+        self._collator = MCMCollator(
+            version, tokens=tokens, **masks
+        )  # validation has no noise, turns or gains
+        augments = d.phase or d.gain_db is not None
+        noisy = MCMCollator(
+            version, tokens=tokens or d.snr_db is not None, snr_db=d.snr_db,
+            augment=Augmentation(d.phase, d.gain_db, d.seed) if augments else None, **masks,
+        )  # fmt: skip
         self.loader = MCMLoader(self.store, self.sampler, noisy, prefetch=d.prefetch)
 
     def validation_batches(self) -> Iterator[tuple[int, PackedBatch]]:
@@ -80,8 +88,9 @@ class Feed:
 def _store(config: TrainConfig, data: Source | Sequence[Source]) -> ChannelStore:
     d = config.data
     plan = RayPlan(
-        sizes=d.sizes, bandwidth=d.bandwidth, rotation=d.rotation, max_paths=d.max_paths, seed=d.seed
-    )
+        sizes=d.weighted_sizes(), bandwidth=d.bandwidth, rotation=d.rotation, max_paths=d.max_paths, seed=d.seed,
+        reference_carrier=d.reference_carrier,
+    )  # fmt: skip
     return ChannelStore(
         data, version=config.model.lwm_version, plan=plan, max_len=config.model.lwm_config().max_len,
         scale=d.scale, on_bad=d.on_bad,

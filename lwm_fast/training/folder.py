@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from lwm_fast._version import __version__
 from lwm_fast.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path
+from lwm_fast.links import LinkHeads
 from lwm_fast.packed import PackedBatch
 from lwm_fast.training.checkpoints import writing
 from lwm_fast.training.config import TrainConfig, differences
+from lwm_fast.training.cost import energy
 
 logger = logging.getLogger("lwm_fast")
 
@@ -31,7 +34,7 @@ _FREE = {  # settings that change no weight
 
 
 class RunFolder:
-    """``config.yaml`` and ``run.json`` (what the run is), ``model/``, ``curves.png``, offending batches."""
+    """``config.yaml``, ``run.json`` (what the run is), ``summary.json``, ``model/``, ``curves.png``, bad batches."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,9 +107,18 @@ class RunFolder:
         target = self.path / "model"
         with writing(target):
             target.mkdir(exist_ok=True)
-            for name in (CONFIG_NAME, WEIGHTS_NAME):
+            names = [CONFIG_NAME, WEIGHTS_NAME]
+            if (checkpoint / LinkHeads.NAME).is_file():
+                names.append(LinkHeads.NAME)
+            for name in names:
                 with atomic_path(target / name) as temporary:
                     shutil.copyfile(checkpoint / name, temporary)
+
+    def summarise(self, step: int, total: int, seconds: float, cost: Mapping[str, float | None]) -> None:
+        """Write ``summary.json``: how far the run is, and what it has cost on this process."""
+        found = {"step": step, "total_steps": total, "wall_seconds": seconds, **cost, **energy(cost)}
+        with writing(self.path), atomic_path(self.path / "summary.json") as temporary:
+            temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     def save_batch(self, batch: PackedBatch, step: int, rank: int) -> Path:
         """Keep a batch for study: csi, its sizes and places, the samples' ids, and the mask."""

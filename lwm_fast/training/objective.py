@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lwm_fast import backends, reference
 from lwm_fast.draws import Draws
+from lwm_fast.links import LinkHeads
 from lwm_fast.model import LWM
 from lwm_fast.ops import mcm_loss_of
 from lwm_fast.packed import PackedBatch, Prepared
@@ -20,27 +21,35 @@ RATIO_SUM, NUM_SAMPLES, ERROR, COUNT, TARGET_SUM, TARGET_ENERGY = range(6)  # of
 
 
 class Objective(nn.Module):
-    """``(batch, draws) -> (predicted, target)`` as a module, so that DDP and autocast can wrap it.
+    """``(batch, draws) -> (predicted, target, scores)`` as a module, so that DDP and autocast can wrap it.
 
+    With link heads `scores` are those of `LinkHeads.forward`, read from the same masked pass; without, None.
     Parameters that never take part (the unused Norms of v1.0) get no gradient: DDP would wait for theirs.
     """
 
-    def __init__(self, model: LWM) -> None:
+    def __init__(self, model: LWM, heads: LinkHeads | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.heads = model, heads
         for layer in model.layers:
             if isinstance(layer, reference.LayerV10):
                 layer.enc_self_attn.norm.requires_grad_(False)
                 layer.pos_ffn.norm.requires_grad_(False)
 
-    def forward(self, batch: PackedBatch, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-        """Both [M, patch_len], rows in the order of ``batch.mask.masked_index``. An empty batch gives M = 0."""
+    def forward(self, batch: PackedBatch, draws: Draws | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """predicted, target [M, patch_len], rows in the order of ``batch.mask.masked_index``; scores [2, B, n].
+
+        An empty batch gives M = 0 and B = 0.
+        """
         if len(batch) == 0:  # a rank without samples still answers DDP, with gradients of zero
-            nothing = sum(p.sum() for p in self.model.parameters() if p.requires_grad) * 0.0
+            nothing = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
             empty = torch.zeros(0, self.model.config.patch_len, device=self.model.device)
-            return empty + nothing, empty
+            width = self.model.config.embed_dim
+            scores = None if self.heads is None else self.heads(*empty.new_zeros(2, 0, width))
+            return empty + nothing, empty, scores
         backend = backends.select(self.model.device, training=True, config=self.model.config)
-        return backend.mcm(self.model, scaled(batch, self.model.config.input_scale), draws)
+        batch = scaled(batch, self.model.config.input_scale)
+        predicted, target, *pools = backend.mcm(self.model, batch, draws, pooled=self.heads is not None)
+        return predicted, target, None if self.heads is None else self.heads(*pools)
 
 
 def known_totals(batch: PackedBatch, kind: str, input_scale: str) -> Tensor:
@@ -94,6 +103,7 @@ def _samples(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         cls=batch.cls if batch.cls.ndim == 1 else batch.cls[first:last],
         mask=None,
         prepared=None,
+        truth=None if batch.truth is None else batch.truth[first:last],
     )
     mask, made = batch.mask, batch.prepared
     if mask is None:

@@ -19,10 +19,11 @@ from lwm_fast.packed import PackedBatch
 from lwm_fast.progress import Progress
 from lwm_fast.training.checkpoints import Checkpoints, writing
 from lwm_fast.training.config import TrainConfig
+from lwm_fast.training.cost import CostMeter
 from lwm_fast.training.feed import Feed, Source
 from lwm_fast.training.folder import RunFolder
 from lwm_fast.training.init import initial_model
-from lwm_fast.training.records import Records, decibel
+from lwm_fast.training.records import LINKS, Records, decibel, links_row
 from lwm_fast.training.schedule import Schedule
 from lwm_fast.training.stopping import StopRequest
 from lwm_fast.training.trainer import BucketScore, StepResult, Trainer, make_accelerator
@@ -106,17 +107,20 @@ class _Run:
         self._config, self._feed, self._folder = config, feed, folder
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._checkpoints = Checkpoints(folder.path / "checkpoints", writes=self._main)
-        self._model = initial_model(config.model)
+        self._model = initial_model(config.model, config.auxiliary)
         self._trainer = Trainer(config, self._model, accelerator)
         self._schedule = Schedule(config.schedule, config.optimizer.lr, feed.sampler.steps(0))
         self._step, self._seconds = 0, 0.0
         self._best: dict[str, Any] | None = None
         self._scores: list[BucketScore] = []
+        before = None
         if (state := self._checkpoints.load(self._model)) is not None:
             self._trainer.load_state_dict(state["trainer"])
             feed.loader.load_state_dict(state["data"])
             self._step, self._seconds, self._best = state["step"], state["seconds"], state["best"]
+            before = state.get("cost")  # runs begun by an earlier version have none
             logger.info("resuming after step %d of %d", self._step, self._schedule.total)
+        self._cost = CostMeter(before)
         with writing(folder.path):
             self._records = Records(
                 folder.path, after=self._step, tensorboard=config.run.tensorboard
@@ -201,15 +205,18 @@ class _Run:
         if not self._main:
             return
         self._model.weights_info = WeightsInfo(f"lwm_fast pre-training, step {self._step}", "", "none")
+        cost = self._cost.read()
         state = {
             "step": self._step,
             "seconds": self._seconds,
             "best": self._best,
+            "cost": cost,
             "trainer": self._trainer.state_dict(),
             "data": self._feed.loader.state_dict(),
         }
         last = self._checkpoints.save(self._model, state, best=best)
         self._folder.export(self._checkpoints.path("best") or last)
+        self._folder.summarise(self._step, self._schedule.total, self._seconds, cost)
 
     def _record(self, row: dict[str, Any]) -> None:
         if self._records is not None:
@@ -248,6 +255,15 @@ class _Window:
         self._results.append(result)
         self._epoch = _epoch(batch)
 
+    def _links(self) -> dict[str, float | None]:
+        """Means of the steps' link losses and scores; None without link heads."""
+        scored = [r for r in self._results if r.links is not None and r.link_loss is not None]
+        names = ("link_loss", *LINKS)
+        if not scored:
+            return dict.fromkeys(names)
+        rows = [{"link_loss": r.link_loss, **links_row(r.links)} for r in scored]
+        return {name: sum(row[name] or 0.0 for row in rows) / len(rows) for name in names}
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Rates are those of training: validation and checkpoints do not count."""
@@ -272,6 +288,7 @@ class _Window:
             "tokens_per_s": tokens / took,
             "data_wait": (self._loader.wait_s - self._waited) / took,
             "seconds": seconds,
+            **self._links(),
         }
         self._clear()
         return row

@@ -13,13 +13,16 @@ from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path
 
 if TYPE_CHECKING:
+    from lwm_fast.training.link_loss import LinkScore
     from lwm_fast.training.trainer import BucketScore
 
 METRICS = (
     "step", "epoch", "loss", "nmse_db", "grad_norm", "lr", "channels", "tokens", "channels_per_s",
-    "tokens_per_s", "data_wait", "seconds",
+    "tokens_per_s", "data_wait", "seconds", "link_loss", "los_accuracy", "direction_accuracy", "power_rmse_db",
+    "delay_rmse", "spread_rmse",
 )  # fmt: skip
-VALIDATION = ("step", "epoch", "seq_len", "samples", "loss", "nmse_db", "pooled_nmse_db")
+LINKS = METRICS[-5:]  # empty in runs without link heads
+VALIDATION = ("step", "epoch", "seq_len", "samples", "loss", "nmse_db", "pooled_nmse_db", *LINKS)
 
 
 def decibel(ratio: float) -> float:
@@ -76,7 +79,7 @@ class Records:
         rows = [
             {
                 "step": step, "epoch": epoch, "seq_len": s.seq_len, "samples": s.samples, "loss": s.loss,
-                "nmse_db": decibel(s.nmse), "pooled_nmse_db": decibel(s.pooled_nmse),
+                "nmse_db": decibel(s.nmse), "pooled_nmse_db": decibel(s.pooled_nmse), **links_row(s.links),
             }
             for s in scores
         ]  # fmt: skip
@@ -92,8 +95,13 @@ class Records:
     def _board(self, group: str, row: dict[str, Any], step: int, skip: Sequence[str]) -> None:
         if self._writer is not None:
             for name, value in row.items():
-                if name not in skip:
+                if name not in skip and value is not None:
                     self._writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def links_row(score: LinkScore | None) -> dict[str, float | None]:
+    """The columns LINKS."""
+    return {name: None if score is None else getattr(score, name) for name in LINKS}
 
 
 def _short(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class ModelSection:
     max_len: int | None = None
     dropout: float | None = None
     input_scale: str = "fixed"  # or "power": each sample at unit power, its dB in the CLS token
+    positions: str = "index"  # or "grid": a vector of the patch's row and one of its column
     weights: str | None = None  # a file, folder or hub id to start from, instead of random weights
     init: str = "default"  # "default": torch's; "shallow": leaves the plateau of deep stacks sooner
     seed: int = 0
@@ -45,7 +47,7 @@ class ModelSection:
         names = ("embed_dim", "num_layers", "num_heads", "head_dim", "ffn_dim", "max_len", "dropout")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         released = LWMConfig.v1_0 if self.lwm_version == "1.0" else LWMConfig.v1_1
-        return released(**changes, input_scale=self.input_scale)
+        return released(**changes, input_scale=self.input_scale, positions=self.positions)
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,19 @@ class DataSection:
     """What is read, and how ray sources are turned into channels."""
 
     sizes: tuple[Size, ...] = PRETRAINING_SIZES  # (antennas, subcarriers) of ray sources
+    size_weights: tuple[int, ...] | None = None  # how often each of `sizes` comes; null: equally often
     bandwidth: float | None = None  # Hz; null: 30 kHz a subcarrier
     rotation: float | tuple[float, float] | None = None  # degrees, or a range to draw from; null: as stored
     max_paths: int = 20
     scale: float | None = None  # of the channels in tokens; null: what each source says, else 1e6
     snr_db: float | tuple[float, float] | None = None  # noise on the training channels; null: none
+    phase: bool = False  # turn every training channel by a random phase
+    gain_db: tuple[float, float] | None = (
+        None  # raise every training channel by a draw from this range; null: not
+    )
+    reference_carrier: float | None = (
+        None  # Hz: gains of ray sources as free space would give there; null: stored
+    )
     validation: float = 0.2  # share of every bucket
     max_validation: int | None = None  # samples that a validation looks at; null: all
     on_bad: str = "error"  # or "skip": leave corrupt samples out and count them
@@ -68,13 +78,29 @@ class DataSection:
     def __post_init__(self) -> None:
         _check(len(self.sizes) > 0, "data.sizes", self.sizes, "at least one [antennas, subcarriers]")
         _check(all(n > 0 and sc > 0 for n, sc in self.sizes), "data.sizes", self.sizes, "positive sizes")
+        if self.size_weights is not None:
+            fits = len(self.size_weights) == len(self.sizes) and all(w > 0 for w in self.size_weights)
+            _check(
+                fits,
+                "data.size_weights",
+                self.size_weights,
+                f"{len(self.sizes)} positive numbers, one a size",
+            )
         _check(self.scale is None or self.scale > 0, "data.scale", self.scale, "a positive number")
         _check(0 <= self.validation < 1, "data.validation", self.validation, "a share in [0, 1)")
         _check(self.on_bad in ("error", "skip"), "data.on_bad", self.on_bad, '"error" or "skip"')
-        for name in ("max_paths", "prefetch", "num_threads", "max_validation"):
+        for name in ("max_paths", "reference_carrier", "prefetch", "num_threads", "max_validation"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"data.{name}", value, "a positive number")
         _check(0 <= self.seed < 1 << 63, "data.seed", self.seed, "0..2^63 - 1")
+
+    def weighted_sizes(self) -> tuple[Size, ...]:
+        """Each size as often as its weight says, spread evenly: a user goes through them epoch by epoch."""
+        weights = self.size_weights or (1,) * len(self.sizes)
+        places = [
+            ((k + 0.5) / w, size) for size, w in zip(self.sizes, weights, strict=True) for k in range(w)
+        ]
+        return tuple(size for _, size in sorted(places, key=lambda one: one[0]))
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,18 @@ class MaskingSection:
         _check(self.loss in ("nmse", "mse_var"), "masking.loss", self.loss, '"nmse" or "mse_var"')
         _check(self.ratio is None or 0 < self.ratio <= 1, "masking.ratio", self.ratio, "a share in (0, 1]")
         _check(0 <= self.seed < 1 << 63, "masking.seed", self.seed, "0..2^63 - 1")
+
+
+@dataclass(frozen=True)
+class AuxiliarySection:
+    """Link heads trained beside masked channel modelling, on the truth of ray sources (`lwm_fast.links`)."""
+
+    weight: float = 0.0  # of their five losses beside the masked patches' loss; 0: no heads
+    seed: int = 0  # of the heads' first weights
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.weight < math.inf, "auxiliary.weight", self.weight, "zero or more")
+        _check(0 <= self.seed < 1 << 63, "auxiliary.seed", self.seed, "0..2^63 - 1")
 
 
 @dataclass(frozen=True)

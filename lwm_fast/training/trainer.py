@@ -14,10 +14,18 @@ from torch import Tensor
 
 from lwm_fast.draws import Draws
 from lwm_fast.errors import InputError
+from lwm_fast.links import LinkState
 from lwm_fast.model import LWM
 from lwm_fast.ops import mcm_loss_of, mcm_totals
 from lwm_fast.packed import PackedBatch
 from lwm_fast.training.config import TrainConfig
+from lwm_fast.training.link_loss import (
+    NUM_LINK_TOTALS,
+    LinkScore,
+    known_links,
+    link_loss,
+    link_totals,
+)
 from lwm_fast.training.objective import (
     ERROR,
     NUM_SAMPLES,
@@ -41,7 +49,8 @@ class StepResult:
 
     loss: as the recipe defines it; nmse: mean over samples of ||t-p||^2 / ||t||^2; grad_norm: before clipping;
     finite: whether the step was taken; own_finite: whether this rank's share of the loss is a finite number
-    (false names the rank that holds the offending batch); stop: whether any rank wants to stop.
+    (false names the rank that holds the offending batch); stop: whether any rank wants to stop; link_loss, links:
+    of the link heads, None without them.
     """
 
     loss: float
@@ -52,17 +61,20 @@ class StepResult:
     finite: bool
     own_finite: bool
     stop: bool
+    link_loss: float | None = None
+    links: LinkScore | None = None
 
 
 @dataclass(frozen=True)
 class BucketScore:
-    """Validation of one bucket: samples, loss, mean NMSE over samples and pooled NMSE (linear)."""
+    """Validation of one bucket: samples, loss, mean NMSE over samples, pooled NMSE (linear), links if trained."""
 
     seq_len: int
     samples: int
     loss: float
     nmse: float
     pooled_nmse: float
+    links: LinkScore | None = None
 
 
 def make_accelerator(precision: str, cpu: bool) -> Accelerator:
@@ -79,11 +91,12 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
 
 
 class Trainer:
-    """Owns what changes from step to step. `model` is trained in place."""
+    """Owns what changes from step to step. `model` is trained in place, and its link heads where they are to learn."""
 
     def __init__(self, config: TrainConfig, model: LWM, accelerator: Accelerator) -> None:
         self._config, self._accelerator = config, accelerator
-        objective = Objective(model)
+        self._weight = config.auxiliary.weight  # of the link heads' loss
+        objective = Objective(model, model.link_heads if self._weight else None)
         self._trained = [p for p in objective.parameters() if p.requires_grad]
         self._objective = accelerator.prepare_model(objective)
         self._optimizer = accelerator.prepare_optimizer(_optimizer(config, self._trained))
@@ -97,28 +110,37 @@ class Trainer:
         if self._config.data.snr_db is not None:  # noise lies on tokens: no backend may cut its own from csi
             parts = [replace(part, csi=part.csi[:0]) for part in parts]
         input_scale = self.model.config.input_scale
-        known = self._pooled(torch.stack([known_totals(p, masking.loss, input_scale) for p in parts]).sum(0))
+        known = torch.stack([known_totals(p, masking.loss, input_scale) for p in parts]).sum(0)
+        if self._weight:
+            known = torch.cat([known, known_links(_truth(batch))])
+        known = self._pooled(known)
+        links = torch.zeros(NUM_LINK_TOTALS, dtype=torch.float64, device=self.model.device)
         self._objective.train()
         self._optimizer.zero_grad()
         own = torch.zeros(9, dtype=torch.float64, device=self.model.device)
         for i, part in enumerate(parts):
             waits = i + 1 < len(parts)  # gradients travel with the last micro-batch
             with self._accelerator.no_sync(self._objective) if waits else contextlib.nullcontext():
-                predicted, target = self._objective(part, self._draws(part, epoch))
+                predicted, target, scores = self._objective(part, self._draws(part, epoch))
                 totals, ratio_sum = self._totals(predicted, target, part)
-                share = share_of_loss(totals, known, masking.loss, masking.compat)
+                share = share_of_loss(totals, known[:6], masking.loss, masking.compat)
+                if scores is not None:
+                    told = link_totals(scores, _truth(part))
+                    share = share + self._weight * link_loss(told, known[6:])
+                    links += told.detach()
                 # DDP divides the sum over ranks by their number; shares are to be added.
                 self._accelerator.backward(share * self._accelerator.num_processes)
             own[:6] += totals.detach()
             own[6] += ratio_sum
         own[7], own[8] = len(batch) * batch.max_seqlen, float(stop)
         norm = self._accelerator.clip_grad_norm_(self._trained, self._clip)
-        pooled = self._pooled(own)
+        pooled, links = self._pooled(torch.cat([own, links])).split([len(own), len(links)])
         loss = mcm_loss_of(pooled[:6], masking.loss, compat=masking.compat)
-        values = torch.cat([pooled, own[[RATIO_SUM, ERROR]], torch.stack([loss, norm.double()])]).tolist()
-        loss_value, norm_value = values[-2:]
+        ends = torch.stack([link_loss(links, links), loss, norm.double()])
+        values = torch.cat([pooled, own[[RATIO_SUM, ERROR]], ends]).tolist()
+        link_value, loss_value, norm_value = values[-3:]
         scaling = self._accelerator.scaler is not None  # which skips steps of infinite gradients by itself
-        finite = math.isfinite(loss_value) and (scaling or math.isfinite(norm_value))
+        finite = math.isfinite(loss_value + link_value) and (scaling or math.isfinite(norm_value))
         if finite:
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
@@ -133,6 +155,8 @@ class Trainer:
             finite=finite,
             own_finite=all(map(math.isfinite, values[9:11])),
             stop=values[8] > 0,
+            link_loss=link_value if self._weight else None,
+            links=LinkScore.of(links) if self._weight else None,
         )
 
     @torch.no_grad()
@@ -142,12 +166,15 @@ class Trainer:
         module.eval()
         sums: dict[int, Tensor] = {}
         for seq_len, batch in batches:
-            own = sums.setdefault(seq_len, torch.zeros(7, dtype=torch.float64, device=self.model.device))
+            nothing = torch.zeros(7 + NUM_LINK_TOTALS, dtype=torch.float64, device=self.model.device)
+            own = sums.setdefault(seq_len, nothing)
             if len(batch):
-                predicted, target = module(batch, None)
+                predicted, target, scores = module(batch, None)
                 totals, ratio_sum = self._totals(predicted, target, batch)
                 own[:6] += totals
                 own[6] += ratio_sum
+                if scores is not None:
+                    own[7:] += link_totals(scores, _truth(batch))
         scores = []
         for seq_len in sorted(sums):
             pooled = self._pooled(sums[seq_len])
@@ -161,6 +188,7 @@ class Trainer:
                     loss,
                     nmse=values[6] / max(1, samples),
                     pooled_nmse=values[ERROR] / energy if energy > 0 else 0.0,
+                    links=LinkScore.of(pooled[7:]) if self._weight else None,
                 )
             )
         return scores
@@ -204,6 +232,15 @@ class Trainer:
             return values
         pooled: Tensor = self._accelerator.reduce(values.to(self._accelerator.device, copy=True), "sum")
         return pooled
+
+
+def _truth(batch: PackedBatch) -> LinkState:
+    if batch.truth is None:
+        raise InputError(
+            "auxiliary.weight is above 0 and a batch has no truth about its links; make batches with "
+            "MCMCollator(..., truth=True), or set auxiliary.weight=0"
+        )
+    return batch.truth
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

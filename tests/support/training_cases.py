@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwm_fast.data import ArrayGeometry, Channels, ChannelsMeta, Rays
 from lwm_fast.training import TrainConfig
 
 MODEL = {"num_layers": 1, "embed_dim": 16, "num_heads": 2, "head_dim": 8, "ffn_dim": 64}
@@ -34,6 +35,22 @@ def write_data(folder: Path, version: str = "1.1", count: int = 30) -> list[Path
         paths.append(folder / f"part{i}.npy")
         np.save(paths[-1], correlated_csi(count, num_antennas, num_subcarriers, seed=i))
     return paths
+
+
+def write_street(path: Path, users: int = 60) -> Path:
+    """Rays of users with a strong early path (LoS) or weak late ones."""
+    rng = np.random.default_rng(5)
+    los = rng.integers(0, 2, users).astype(np.int8)
+    offsets = np.arange(users + 1) * 2
+    power = rng.uniform(-120, -110, 2 * users) + 30 * np.repeat(los, 2)
+    delay = rng.uniform(1e-7, 2e-7, 2 * users) + 1e-6 * np.repeat(1 - los, 2)
+    angles = [rng.uniform(-180, 180, 2 * users), rng.uniform(60, 120, 2 * users)]
+    phase = rng.uniform(-180, 180, 2 * users)
+    columns = [column.astype(np.float32) for column in (power, phase, delay, *angles, *angles)]
+    rays = Rays(offsets, *columns)
+    meta = ChannelsMeta(carrier_frequency=3.5e9)
+    Channels.from_rays(rays, ArrayGeometry(8, 32), los=los, meta=meta).save(path)
+    return path
 
 
 def tiny_config(version: str = "1.1", **sections: dict[str, Any]) -> TrainConfig:
