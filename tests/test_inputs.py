@@ -11,6 +11,7 @@ from lwm_fast import LWM, Channels, InputError, LWMConfig, tokenize
 from lwm_fast.evaluation import INPUTS, ArrayCache, autoencoder, get_input, make_inputs
 from lwm_fast.evaluation import inputs as inputs_module
 from lwm_fast.evaluation.physics import NUM_BEAMS, delay_moments, features
+from lwm_fast.links import LinkHeads
 from lwm_fast.tasks import Examples, LosTask
 
 EVERYONE = np.arange(60)
@@ -23,7 +24,9 @@ def examples() -> Examples:
 
 @pytest.fixture(scope="module")
 def model() -> LWM:
-    return LWM.random(LWMConfig.v1_1(num_layers=1), seed=5)
+    model = LWM.random(LWMConfig.v1_1(num_layers=1), seed=5)
+    model.link_heads = LinkHeads.random(128, seed=5)
+    return model
 
 
 def scaled(examples: Examples, factor: float, rows: np.ndarray | slice = slice(None)) -> Examples:

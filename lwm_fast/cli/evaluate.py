@@ -8,31 +8,22 @@ from typing import Any, TypeVar
 
 import click
 
-from lwm_fast.cli.options import channel_options
+from lwm_fast.cli.options import channel_options, load_model, task_options
 
 T = TypeVar("T")
 
 
 @click.command("evaluate")
-@click.option(
-    "--task", required=True, help="los, beams, localization, interpolation, estimation, compression, ..."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), multiple=True, required=True,
-    help="A DeepMIMO folder or an array file; given several times they are joined.",
-)  # fmt: skip
-@click.option(
-    "--label-data", type=click.Path(path_type=Path), multiple=True,
-    help="For beams: the other band of each --data, in the same order.",
-)  # fmt: skip
-@click.option(
-    "--weights", required=True, help="File, folder or hub id; random-1.0 or random-1.1 for a trial."
-)
+@task_options
 @click.option(
     "--inputs", default="cls", show_default=True, metavar="NAME,...", help="Such as raw,cls,patches,mean."
 )
-@click.option("--counts", metavar="N,...", help="Numbers of training users.")
+@click.option("--counts", metavar="N,...", help="Numbers of training users; 0 uses no label (los, beams).")
 @click.option("--fractions", metavar="F,...", help="Or shares of the training part, such as 0.1,0.5,1.")
+@click.option(
+    "--zero-label-data", type=click.Path(path_type=Path), metavar="STORE",
+    help="Generated streets, which heads of --counts 0 are fitted to (los).",
+)  # fmt: skip
 @click.option("--test", default="fixed", show_default=True, help="fixed, or rest: everyone not trained on.")
 @click.option("--snr", metavar="DB,...", help="Noise on the channels; clean for none. Default: clean.")
 @click.option(
@@ -62,27 +53,36 @@ T = TypeVar("T")
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: one for each core.")
 @channel_options
+@click.pass_context
 def command(
-    task: str, data: tuple[Path, ...], label_data: tuple[Path, ...], weights: str, inputs: str,
-    counts: str | None, fractions: str | None, test: str, snr: str | None, freeze: str, heads: str, seeds: str,
-    baselines: bool, split: str, split_fractions: str, epochs: int | None, lr: str | None, style: str,
-    precision: str, settings: tuple[str, ...], out: Path, workers: int | None, **channel: Any,
+    context: click.Context, /, task_name: str, data: tuple[Path, ...], label_data: tuple[Path, ...], weights: str,
+    inputs: str, counts: str | None, fractions: str | None, zero_label_data: Path | None, test: str,
+    snr: str | None, freeze: str, heads: str, seeds: str, baselines: bool, split: str, split_fractions: str,
+    epochs: int | None, lr: str | None, style: str, precision: str, settings: tuple[str, ...], out: Path,
+    workers: int | None, **channel: Any,
 ) -> None:  # fmt: skip
     """Train and score heads on embeddings and on the baselines they must stand beside.
 
     Every run is a row of OUT/runs.csv as soon as it ends; OUT/table.md has means and spreads over seeds. The
     same command goes on after Ctrl-C or a crash, and takes further inputs, counts, heads and seeds.
+
+    --task masked is another thing: hidden patches of the channels, filled in by the weights themselves and by what
+    needs no learning, for --seeds of masks; --set mask_ratio=0.4. Its rows are OUT/masked.csv.
     """
+    if task_name == "masked":
+        _masked(context, data, weights, _seeds(seeds), _settings(settings), baselines, out, channel)
+        return
     from lwm_fast.evaluation import Sweep, run_sweep
 
     sweep = Sweep(
-        task=task,
+        task=task_name,
         data=tuple(str(path) for path in data),
         label_data=tuple(str(path) for path in label_data),
         weights=weights,
         inputs=_list("--inputs", inputs, str),
         settings=_settings(settings),
-        load={name: value for name, value in channel.items() if value is not None},
+        zero_label_data=None if zero_label_data is None else str(zero_label_data),
+        load=_given(channel),
         counts=_list("--counts", counts, int),
         fractions=_list("--fractions", fractions, float),
         snr_db=_list("--snr", snr, _ratio) or (None,),
@@ -101,6 +101,34 @@ def command(
     rows = run_sweep(sweep, out, workers)
     click.echo((out / "table.md").read_text(encoding="utf-8"))
     click.echo(f"{out / 'runs.csv'}: {len(rows)} runs", err=True)
+
+
+_OF_MASKED = ("task_name", "data", "weights", "seeds", "baselines", "settings", "out")
+
+
+def _masked(
+    context: click.Context, data: tuple[Path, ...], weights: str, seeds: tuple[int, ...],
+    settings: dict[str, Any], baselines: bool, out: Path, channel: dict[str, Any],
+) -> None:  # fmt: skip
+    from lwm_fast.evaluation.masked import METHODS, masked_scores, masked_table, write_scores
+    from lwm_fast.evaluation.prepared import joined
+
+    for name in context.params:
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and name not in (*_OF_MASKED, *channel):
+            raise click.UsageError(f"--{name.replace('_', '-')} is not for --task masked; leave it out")
+    if unknown := sorted(settings.keys() - {"mask_ratio"}):
+        raise click.BadParameter(f"{unknown[0]!r}: the task masked has mask_ratio only", param_hint="--set")
+    channels = joined(tuple(str(path) for path in data), _given(channel))
+    methods = tuple(METHODS) if baselines else ("model",)
+    scores = masked_scores(load_model(weights, 0), channels, seeds=seeds, methods=methods, **settings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_scores(scores, out / "masked.csv")
+    click.echo(masked_table(scores))
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _list(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...]:

@@ -13,6 +13,7 @@ from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
 from lwm_fast.evaluation import physics
 from lwm_fast.evaluation.cache import ArrayCache, digest_of, digest_of_model
+from lwm_fast.evaluation.zero_label import LINK_STATE, link_features, links_of
 from lwm_fast.pooling import POOLS
 from lwm_fast.tasks.reconstruction import levelled
 
@@ -71,6 +72,7 @@ INPUTS: dict[str, Input] = {
         *(Input(name, pool, normalized=True, vector=vector) for name, pool, vector in _pools("{}-power")),
         *(Input(name, pool, random=True, vector=vector) for name, pool, vector in _pools("random-{}")),
         *(Input(name) for name in physics.FEATURES),
+        Input(LINK_STATE),
         Input("pca", learned=True),
         Input("autoencoder", learned=True),
     )
@@ -105,14 +107,16 @@ def make_inputs(
             same sizes. "...-power": csi is first multiplied by 10 / (scale * sqrt(mean |H|^2)) for each user
             (the mean over what is observed), so that tokens say nothing about power. "physics...": see
             `physics.features`. "pca": the principal components of raw, embed_dim of them or as many as there
-            are training users; "autoencoder": embed_dim numbers, see `autoencoder`.
+            are training users; "autoencoder": embed_dim numbers, see `autoencoder`. "link-state": the 6 numbers
+            of `zero_label.link_features` that the model's link heads read out of cls and mean.
         seed: of random weights and of the autoencoder.
         train: rows that "pca" and "autoencoder" may be fitted to (without labels).
         cache: where arrays are kept; None keeps none.
         precision: of the embeddings, as in `encode`.
 
     Raises:
-        InputError: an unknown name; no training users; channels of a size that the model does not take.
+        InputError: an unknown name; no training users; channels of a size that the model does not take;
+            "link-state" of a model without link heads.
     """
     item = get_input(name)
     kept = cache if cache is not None else ArrayCache()
@@ -121,6 +125,9 @@ def make_inputs(
     if item.pool is not None:
         encoder = _random_like(model, seed) if item.random else model
         return _embeddings(encoder, channels, item.pool, precision, kept, content)
+    if name == LINK_STATE:
+        cls, mean = (_embeddings(model, channels, pool, precision, kept, content) for pool in ("cls", "mean"))
+        return link_features(links_of(model, cls, mean))
     if name.startswith("physics"):
         return kept.get(name, content, lambda: physics.features(channels, name))
     if not item.learned:

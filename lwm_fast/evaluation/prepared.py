@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwm_fast.config import LWMConfig
 from lwm_fast.data import Channels, load_channels
 from lwm_fast.errors import InputError
 from lwm_fast.evaluation.cache import ArrayCache, digest_of, digest_of_model
 from lwm_fast.evaluation.inputs import make_inputs
-from lwm_fast.model import LWM
+from lwm_fast.evaluation.zero_label import street_examples
 from lwm_fast.tasks import Examples, Split, Task, few, make_split
 from lwm_fast.tasks.noise import add_noise
 from lwm_fast.tasks.reconstruction import derived_channels
+from lwm_fast.weights import load_model
 
 if TYPE_CHECKING:
     from lwm_fast.evaluation.inputs import Float32Array
     from lwm_fast.evaluation.sweep import Run, Sweep
+    from lwm_fast.tasks.base import Array
 
 NOISE_SEED = 0  # one draw for all seeds, so that they differ by users and heads alone
 _CITY = 32  # users of the k-th source are numbered from k * 2^32
@@ -40,16 +41,17 @@ class Prepared:
 
     def __init__(self, sweep: Sweep, out: Path) -> None:
         self.sweep = sweep
-        self.model = _model(sweep.weights)
-        channels = _joined(sweep.data, dict(sweep.load))
+        self.model = load_model(sweep.weights)
+        channels = joined(sweep.data, dict(sweep.load))
         self.task: Task = sweep.make_task(
-            **({"label_channels": _joined(sweep.label_data, dict(sweep.load))} if sweep.label_data else {})
+            **({"label_channels": joined(sweep.label_data, dict(sweep.load))} if sweep.label_data else {})
         )
         self.examples = self.task.examples(channels)
         self.weights_sha256 = digest_of_model(self.model)
         self.data_sha256 = digest_of(self.examples.channels.csi, self.examples.targets)
         self._cache = ArrayCache(out / "cache")
         self._noisy: tuple[float, Examples] | None = None
+        self._streets: Examples | None = None
         self._splits: dict[tuple[Any, ...], Split] = {}
 
     def whole(self, seed: int) -> Split:
@@ -69,6 +71,9 @@ class Prepared:
         whole = self.whole(run.seed)
         key = (run.seed, run.count, run.fraction)
         if key not in self._splits:
+            if run.count == 0:
+                self._splits[key] = self._unlabelled(whole)
+                return self._splits[key]
             fraction = 1.0 if run.count is None and run.fraction is None else run.fraction
             if fraction == 1.0 and self.sweep.test == "fixed":
                 self._splits[key] = whole
@@ -82,6 +87,13 @@ class Prepared:
                     test=self.sweep.test,
                 )
         return self._splits[key]
+
+    def _unlabelled(self, whole: Split) -> Split:
+        """Nobody to train on; tested on the test part or, with test="rest", on everyone."""
+        everyone = np.concatenate([whole.train, whole.validation, whole.test])
+        nobody = everyone[:0]
+        tested = whole.test if self.sweep.test == "fixed" else everyone
+        return Split(nobody, nobody, tested, whole.by, whole.seed)
 
     def examples_at(self, snr_db: float | None) -> Examples:
         """The examples with noise on their channels; targets stay those of the clean ones."""
@@ -108,14 +120,25 @@ class Prepared:
             precision=self.sweep.precision,
         )
 
+    def streets(self, run: Run) -> tuple[Float32Array, Array]:
+        """Inputs as the run's, float32 [m, ...], and labels int64 [m] of the users of generated streets."""
+        if self._streets is None:
+            assert self.sweep.zero_label_data is not None  # as the plan has it
+            self._streets = street_examples(self.task, self.sweep.zero_label_data, self.examples.channels)
+        inputs = make_inputs(
+            run.input,
+            self._streets,
+            self.model,
+            seed=run.seed,
+            train=np.zeros(0, np.int64),
+            cache=self._cache,
+            precision=self.sweep.precision,
+        )
+        return inputs, self._streets.targets
 
-def _model(weights: str) -> LWM:
-    if weights in ("random-1.0", "random-1.1"):
-        return LWM.random(LWMConfig.v1_0() if weights == "random-1.0" else LWMConfig.v1_1())
-    return LWM.from_pretrained(weights)
 
-
-def _joined(sources: tuple[str, ...], options: dict[str, Any]) -> Channels:
+def joined(sources: tuple[str, ...], options: dict[str, Any]) -> Channels:
+    """The sources' channels one after another, users of each numbered in a range of their own."""
     parts = [load_channels(source, **options) for source in sources]
     if len(parts) == 1:
         return parts[0]

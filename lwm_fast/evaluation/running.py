@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lwm_fast.data.ray_store import RayStore
 from lwm_fast.errors import InputError
 from lwm_fast.evaluation.inputs import INPUTS
 from lwm_fast.evaluation.prepared import Prepared
@@ -26,10 +22,9 @@ from lwm_fast.evaluation.sweep import CSI, Run, Sweep
 from lwm_fast.evaluation.table import RunTable, read_runs
 from lwm_fast.finetuning.freeze import trained_part
 from lwm_fast.progress import Progress
+from lwm_fast.workers import ONE_THREAD, cores, in_workers
 
 logger = logging.getLogger("lwm_fast")
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LWM_FAST_NUM_THREADS")
 
 
 def run_sweep(
@@ -83,7 +78,7 @@ def run_sweep(
     with Progress(
         len(runs), "evaluating", unit="runs", show=show_progress, done=len(runs) - len(missing)
     ) as bar:
-        for run, row in _rows(prepared, place, missing, min(workers or _cores(), len(missing))):
+        for run, row in _rows(prepared, place, missing, min(workers or cores(), len(missing))):
             if isinstance(row, InputError):
                 failed.append(f"{run.name}: {row}")
             else:
@@ -107,6 +102,8 @@ def about(prepared: Prepared) -> dict[str, Any]:
     for name in ("data", "label_data"):  # the same files in another place are the same data
         sweep[name] = [Path(source).name for source in sweep[name]]
     sweep["weights"] = Path(sweep["weights"]).name
+    if prepared.sweep.zero_label_data is not None:
+        sweep["zero_label_data"] = RayStore.open(prepared.sweep.zero_label_data).fingerprint
     return {"sweep": sweep, "data_sha256": prepared.data_sha256, "weights_sha256": prepared.weights_sha256}
 
 
@@ -134,24 +131,16 @@ def _rows(
             for run in runs:
                 yield run, _attempt(prepared, run)
         return
-    context = multiprocessing.get_context("spawn")  # not forked: torch may have threads
-    stop = context.Event()
-    with _environment(dict.fromkeys(_THREADS, "1")):
-        pool = ProcessPoolExecutor(
-            workers, context, initializer=_start_worker, initargs=(prepared.sweep, place, stop)
-        )
-        futures = {pool.submit(_in_worker, run): run for run in runs}
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"{place}: a worker process was killed (out of memory?); finished runs are kept: run again, with fewer "
-            "workers"
-        ) from error
-    finally:
-        stop.set()  # whatever still runs here is given up: Ctrl-C does not wait for it
-        pool.shutdown(cancel_futures=True)
+    yield from in_workers(
+        _in_worker,
+        runs,
+        workers,
+        place=place,
+        kept="finished runs",
+        variables=ONE_THREAD,
+        start=_start_worker,
+        arguments=(prepared.sweep, place),
+    )
 
 
 def _attempt(prepared: Prepared, run: Run) -> Row | InputError:
@@ -164,23 +153,12 @@ def _attempt(prepared: Prepared, run: Run) -> Row | InputError:
 _prepared: Prepared | None = None  # of a worker process
 
 
-def _start_worker(sweep: Sweep, place: Path, stop: Any) -> None:
+def _start_worker(sweep: Sweep, place: Path) -> None:
     global _prepared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_when, args=(stop.wait,), daemon=True).start()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # A parent that was killed cannot stop its workers, and they would wait for work for ever.
-    threading.Thread(target=_exit_when, args=(parent.join,), daemon=True).start()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the parent has said it all
     logger.setLevel(logging.ERROR)
     _prepared = Prepared(sweep, place)
-
-
-def _exit_when(wait: Any) -> None:
-    wait()
-    os._exit(1)
 
 
 def _in_worker(run: Run) -> Row | InputError:
@@ -196,22 +174,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables that processes started within the block see: math libraries read them as they are loaded."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

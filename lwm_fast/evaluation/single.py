@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lwm_fast._version import __version__
+from lwm_fast.evaluation import zero_label
 from lwm_fast.evaluation.inputs import INPUTS, LEVEL
 from lwm_fast.evaluation.prepared import Prepared
 from lwm_fast.evaluation.sweep import CSI, Run
@@ -129,6 +130,8 @@ def config_of(prepared: Prepared, run: Run, num_train: int) -> FitConfig:
 
 
 def _outcome(prepared: Prepared, run: Run, split: Split) -> Outcome:
+    if run.count == 0:
+        return _unlabelled(prepared, run, split)
     if run.input == CSI:
         return _classical(prepared, run, split)
     if run.freeze != "all":
@@ -144,6 +147,24 @@ def _classical(prepared: Prepared, run: Run, split: Split) -> Outcome:
     seconds = time.perf_counter() - started
     scores = prepared.task.score(prepared.examples[split.test], csi[split.test])
     return Outcome(scores, scores, train_seconds=seconds)
+
+
+def _unlabelled(prepared: Prepared, run: Run, split: Split) -> Outcome:
+    examples, parameters, seconds = prepared.examples_at(run.snr_db), 0, 0.0
+    if run.head == zero_label.COPY_BEAM:
+        scores = zero_label.copied_beams(examples)
+    elif run.head == zero_label.LINK:
+        scores = zero_label.own_scores(examples, prepared.inputs(run))
+    else:
+        inputs, labels = prepared.streets(run)
+        fitted = fit_head(
+            head_for(examples, "logistic", inputs.shape[1:], seed=run.seed), inputs, labels,
+            kind="classification", train=np.arange(len(labels)), num_classes=len(examples.classes),
+        )  # fmt: skip
+        parameters, seconds = fitted.num_parameters, fitted.seconds
+        scores = fitted.predict(prepared.inputs(run))
+    reached = prepared.task.score(examples[split.test], scores[split.test])
+    return Outcome(reached, reached, parameters=parameters, train_seconds=seconds)
 
 
 def _labelled(prepared: Prepared, run: Run, split: Split) -> Outcome:

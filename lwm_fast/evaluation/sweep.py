@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lwm_fast.errors import InputError
+from lwm_fast.evaluation import zero_label
 from lwm_fast.evaluation.inputs import INPUTS, get_input
 from lwm_fast.tasks import TASKS, Task, classical, get_task
 from lwm_fast.tasks.heads import default_head
@@ -27,7 +28,7 @@ class Run:
         head: of `lwm_fast.tasks.heads`, or the name of the estimator.
         freeze: which weights stay: "all", or as in `lwm_fast.finetune`.
         snr_db: of noise added to the channels of all users, None for none.
-        count, fraction: of training users; both None for the whole training part.
+        count, fraction: of training users; both None for the whole training part. Count 0: no label is used.
         seed: of the split, the head, and random weights.
     """
 
@@ -66,8 +67,11 @@ class Sweep:
         inputs: keys of `INPUTS`.
         settings: of the task, such as {"num_beams": 16}.
         label_data: sources of the labels' band for "beams", one for each of `data`, in their order.
+        zero_label_data: a ray store of generated streets, for "los" at count 0.
         load: options of `load_channels`.
-        counts, fractions: of training users, at most one of the two; none takes the whole training part.
+        counts, fractions: of training users, at most one of the two; none takes the whole training part. Count 0
+            ("los", "beams") predicts without labels: input "link-state" by the weights' link heads, other inputs by
+            a logistic regression fitted on `zero_label_data`; `heads` say nothing about it.
         snr_db: noise on the channels [dB], None for none; before everything else, for training and test alike.
         freeze: of the given weights, for inputs they make: "all", "last-3", "none", "lora", or whole component
             names joined by "+" ("embedding+layers.11"), which are trained; see `lwm_fast.finetune`.
@@ -93,6 +97,7 @@ class Sweep:
     inputs: tuple[str, ...] = ("cls",)
     settings: Mapping[str, Any] = field(default_factory=dict)
     label_data: tuple[str, ...] = ()
+    zero_label_data: str | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
     counts: tuple[int, ...] = ()
     fractions: tuple[float, ...] = ()
@@ -139,6 +144,7 @@ class Sweep:
             raise InputError(
                 f"sweep: label_data is for beams, whose labels may be of another band, not {self.task}"
             )
+        self._check_zero()
         if any(seed < 0 for seed in self.seeds):
             raise InputError(f"sweep: seeds={self.seeds}; give 0 or more")
         if self.epochs is not None and self.epochs < 1:
@@ -165,10 +171,31 @@ class Sweep:
         runs: dict[Run, None] = {}
         for amount in self._amounts():
             for snr_db in self.snr_db:
-                for place in self._places():
-                    for seed in self.seeds:
+                unlabelled = amount.get("count") == 0
+                for place in self._unlabelled() if unlabelled else self._places():
+                    # Everyone is tested: another seed would be another random model at most.
+                    alike = unlabelled and self.test == "rest" and not place[0].startswith("random-")
+                    for seed in self.seeds[:1] if alike else self.seeds:
                         runs[Run(*place, snr_db=snr_db, seed=seed, **amount)] = None
         return list(runs)
+
+    def _check_zero(self) -> None:
+        if any(count < 0 for count in self.counts):
+            raise InputError(f"sweep: counts={self.counts}; give 0 (no label) or more")
+        if self.zero_label_data is not None and self.task != "los":
+            raise InputError(f"sweep: zero_label_data is for los, streets have no labels for {self.task}")
+        if 0 not in self.counts:
+            return
+        if self.task not in zero_label.TASKS:
+            raise InputError(
+                f"sweep: counts={self.counts}: without labels only {' and '.join(zero_label.TASKS)} can be "
+                f"predicted, not {self.task}; leave 0 out"
+            )
+        if not list(self._unlabelled()):
+            raise InputError(
+                f"sweep: counts={self.counts}: nothing here predicts {self.task} without labels; add the input "
+                f"{zero_label.LINK_STATE!r}" + (", or give zero_label_data" if self.task == "los" else "")
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -201,6 +228,19 @@ class Sweep:
         if task.kind == "classification":
             for name in (*self.inputs, *beside):
                 yield name, NEAREST_MEAN, "all"
+
+    def _unlabelled(self) -> Iterator[tuple[str, str, str]]:
+        """(input, head, freeze) of what predicts without labels; inputs for which nothing does are left out."""
+        inputs = [*self.inputs]
+        if self.baselines:
+            inputs += self._beside(("physics-power", "physics-excess"))
+        for name in inputs:
+            if name == zero_label.LINK_STATE:
+                yield name, zero_label.LINK, "all"
+            elif self.zero_label_data is not None and not INPUTS[name].learned:
+                yield name, zero_label.STREETS, "all"
+        if self.baselines and self.task == "beams":
+            yield CSI, zero_label.COPY_BEAM, "all"
 
     def _beside(self, always: tuple[str, ...]) -> list[str]:
         """Inputs that stand beside those asked for."""
