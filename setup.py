@@ -119,7 +119,11 @@ setup(
     version=read_version(),
     packages=find_packages(include=["lwm_fast", "lwm_fast.*"]) + kernel_packages,
     package_dir={"lwm_fast.kernels": "kernels"},
-    package_data={"lwm_fast": ["_C.pyi", "py.typed"], "lwm_fast.training": ["recipes/*.yaml"]},
+    package_data={
+        "lwm_fast": ["_C.pyi", "py.typed"],
+        "lwm_fast.training": ["recipes/*.yaml"],
+        "lwm_fast.weights": ["*/*"],
+    },
     ext_modules=[Extension("lwm_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

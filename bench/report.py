@@ -12,14 +12,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import report_cpu, report_tasks, report_training
+from bench import report_cpu, report_shipped, report_streets, report_tasks, report_training, report_weights
 from bench.markdown import markdown, one, ratio, rows, seconds, size, sizes
 from lwm_fast.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     *("README.md", "docs/benchmarks.md", "docs/numerics.md", "docs/training.md", "docs/drop_in.md"),
-    *("docs/cpu-engine.md", "docs/results.md"),
+    *(
+        "docs/cpu-engine.md",
+        "docs/results.md",
+        "docs/synthetic.md",
+        "docs/weights.md",
+        "lwm_fast/weights/lwm-fast-base/README.md",
+    ),
 )
 _MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -150,6 +156,9 @@ TABLES: dict[str, Callable[[], str]] = (
     report_training.TABLES
     | report_cpu.TABLES
     | report_tasks.TABLES
+    | report_streets.TABLES
+    | report_weights.TABLES
+    | report_shipped.TABLES
     | {
         table.__name__: table
         for table in (headline, encode, tokenize, rays_to_csi, load, other, numerics_float32, numerics_encode)

@@ -1,6 +1,6 @@
 """From a scenario to embeddings to a first look: nearest-class-mean LoS accuracy from a few labels.
 
-python examples/embed_scenario.py                                       # synthetic street, random weights
+python examples/embed_scenario.py                                       # synthetic street, the package's weights
 python examples/embed_scenario.py city_18_denver lwm_v1.0.pth           # DeepMIMO folder, released weights
 """
 
@@ -14,11 +14,11 @@ import lwm_fast
 from lwm_fast.data.synthetic import synthetic_streets
 
 
-def main(scenario: str | None = None, weights: str | None = None, num_labels: int = 20) -> float:
+def main(scenario: str | None = None, weights: str = "lwm-fast-base", num_labels: int = 20) -> float:
     channels = lwm_fast.load_channels(scenario) if scenario else synthetic_streets(1000, seed=1)
-    model = lwm_fast.LWM.from_pretrained(weights) if weights else lwm_fast.LWM.random(seed=0)
+    model = lwm_fast.LWM.from_pretrained(weights)
     print(channels)
-    embeddings = model.encode(channels, pool="mean")  # float32 [users, 64]
+    embeddings = model.encode(channels, pool="mean")  # float32 [users, embed_dim]
 
     assert channels.los is not None, "the source has no LoS labels"
     order = np.random.default_rng(0).permutation(len(channels))

@@ -1,4 +1,4 @@
-"""Channels of different array sizes and bands through one v1.1 model, without padding.
+"""Channels of different array sizes and bands through one model, without padding.
 
 python examples/mixed_sizes.py
 """
@@ -18,7 +18,7 @@ def main() -> None:
         seen = street[i : i + 1].with_geometry(num_antennas=num_antennas, num_subcarriers=num_subcarriers)
         samples.append(seen.csi[0])
 
-    model = lwm_fast.LWM.random(lwm_fast.LWMConfig.v1_1(), seed=0)
+    model = lwm_fast.LWM.from_pretrained("lwm-fast-base")
     print("CLS:", model.encode(samples).shape)
     patches = model.encode(samples, pool="patches")
     for sample, rows in zip(samples, patches, strict=True):

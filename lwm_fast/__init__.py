@@ -1,9 +1,9 @@
 """lwm_fast: the Large Wireless Model (LWM), fast and exact.
 
     import lwm_fast
-    model = lwm_fast.LWM.from_pretrained("lwm_v1.0.pth")
+    model = lwm_fast.LWM.from_pretrained("lwm-fast-base")      # comes with the package
     channels = lwm_fast.load_channels("city_18_denver", base_station=3)
-    embeddings = model.encode(channels)          # float32 [users, 64]
+    embeddings = model.encode(channels)                        # float32 [users, 128]
 
 Importing it needs torch and numpy only; everything else is imported when it is first used.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lwm_fast.drop_in import accelerate
     from lwm_fast.errors import BackendUnavailableError, InputError, LWMFastError
     from lwm_fast.finetuning import finetune
+    from lwm_fast.links import LinkState, link_state
     from lwm_fast.model import LWM
     from lwm_fast.tokens import detokenize, tokenize
     from lwm_fast.transformer import LWMEncoder
@@ -37,6 +38,8 @@ _WHERE = {
     "use_backend": "lwm_fast.backends",
     "accelerate": "lwm_fast.drop_in",
     "finetune": "lwm_fast.finetuning",
+    "LinkState": "lwm_fast.links",
+    "link_state": "lwm_fast.links",
     "LWMEncoder": "lwm_fast.transformer",
     "InputError": "lwm_fast.errors",
     "LWMFastError": "lwm_fast.errors",
@@ -52,6 +55,7 @@ __all__ = [
     "LWMConfig",
     "LWMEncoder",
     "LWMFastError",
+    "LinkState",
     "__version__",
     "accelerate",
     "challenge",
@@ -59,6 +63,7 @@ __all__ = [
     "detokenize",
     "evaluation",
     "finetune",
+    "link_state",
     "load_channels",
     "ops",
     "plots",

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lwm_fast.config import LWMConfig
 from lwm_fast.encode_work import check_size
 from lwm_fast.errors import InputError
 from lwm_fast.model import LWM
 from lwm_fast.pooling import get_pool
 from lwm_fast.tokens import num_tokens
+from lwm_fast.weights import DEFAULT, load_model
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -34,7 +34,7 @@ class LWMEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     float32 [n, embed_dim], and as [n, rows * embed_dim] for the pools "patches" and "tokens".
 
     Args:
-        weights: what `LWM.from_pretrained` takes, "random-1.0" or "random-1.1" (seed 0), or a model. From files the
+        weights: as for `lwm_fast.weights.load_model` (random ones have seed 0), or a model. From files the
             weights are read when they are first needed, once a process for as long as the file stays the same.
         pool: "cls", "mean", "mean_with_cls", "patches" or "tokens".
         precision: as for `LWM.encode`.
@@ -51,7 +51,7 @@ class LWMEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        weights: str | os.PathLike[str] | LWM = "wi-lab/lwm",
+        weights: str | os.PathLike[str] | LWM = DEFAULT,
         pool: str = "cls",
         precision: str = "float32",
         scale: float = 1e6,
@@ -141,7 +141,7 @@ class LWMEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if key not in _models:
             while len(_models) >= _KEPT:
                 del _models[next(iter(_models))]
-            _models[key] = _load(self.weights).to(torch.device(self.device or "cpu"))
+            _models[key] = load_model(self.weights).to(torch.device(self.device or "cpu"))
         return _models[key]
 
 
@@ -155,9 +155,3 @@ def _fingerprint(weights: str | os.PathLike[str]) -> tuple[Any, ...]:
     ]  # fmt: skip
     stats = [(name, os.stat(name)) for name in sorted(files)]
     return (os.path.abspath(path), *((name, s.st_size, s.st_mtime_ns) for name, s in stats))
-
-
-def _load(weights: str | os.PathLike[str]) -> LWM:
-    if weights in ("random-1.0", "random-1.1"):
-        return LWM.random(LWMConfig.v1_0() if weights == "random-1.0" else LWMConfig.v1_1())
-    return LWM.from_pretrained(weights)

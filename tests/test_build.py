@@ -65,6 +65,8 @@ def test_sdist_to_wheel_to_import(checkout: Path, tmp_path: Path) -> None:
         "csrc/parallel.h",
         "kernels/__init__.py",
         "lwm_fast/_C.pyi",
+        "lwm_fast/weights/lwm-fast-base/SHA256SUMS",
+        "lwm_fast/weights/lwm-fast-base/model.safetensors",
     ]
     assert names.issuperset(tracked)
     pip("wheel", "--no-build-isolation", "--no-deps", "-w", tmp_path / "wheels", sdist, cwd=tmp_path)
@@ -77,6 +79,8 @@ def test_sdist_to_wheel_to_import(checkout: Path, tmp_path: Path) -> None:
         "import numpy as np, lwm_fast._C as c, lwm_fast.kernels as k\n"
         "from lwm_fast._version import __version__\n"
         "assert c.__version__ == __version__\n"
+        "from lwm_fast.weights import DEFAULT, folder_of\n"
+        f"assert folder_of(DEFAULT).is_relative_to({str(target)!r})\n"
         "print(c.__file__, k.__file__, sep='\\n')"
     )
     done = run(sys.executable, "-c", code, cwd=tmp_path)

@@ -376,7 +376,7 @@ class TestCommandLine:
         ("arguments", "message"),
         [
             ([], "Missing option '--data'"),
-            (["--data", "x"], "Missing option '--weights'"),
+            (["--data", "x"], "Missing option '--out'"),
             (["--data", "nowhere", "--weights", "random-1.0", "--out", "y"], "nowhere: no such folder"),
             (["make", "--from", "x"], "Missing option"),
             (["make", "--from", "x", "--out", "y", "--comb", "4"], "'4': expected two numbers and 'x'"),

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from support.released import random_csi
+from support.shipped import random_shipment
 
 from lwm_fast import LWM, LWMConfig, __version__
 from lwm_fast.cli import main
+from lwm_fast.weights import DEFAULT, NAMES
 
 
 @pytest.fixture
@@ -92,20 +94,27 @@ def test_random_weights_say_so(capsys, tmp_path, source):
     assert "RANDOM" in capsys.readouterr().err
 
 
-def test_demo(capsys, tmp_path):
-    assert main(["demo", "-o", str(tmp_path / "demo"), "--users", "60"]) == 0
+def test_demo(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(NAMES, DEFAULT, random_shipment(tmp_path / "shipped"))
+    arguments = ["demo", "-o", str(tmp_path / "demo"), "--users", "60"]
+    assert main(arguments) == 0
     out = capsys.readouterr().out
-    for text in ("synthetic", "RANDOM", "channels/s", "embeddings.h5", "embeddings.png"):
+    for text in ("synthetic", "weighted F1", "channels/s", "embeddings.h5", "los.png"):
         assert text in out
-    assert (tmp_path / "demo" / "embeddings.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "demo" / "los.png").read_bytes()[:4] == b"\x89PNG"
     with h5py.File(tmp_path / "demo" / "embeddings.h5") as file:
         assert file["embeddings"].shape == (60, 128)
         assert bool(file.attrs["synthetic"])
-    assert main(["demo", "-o", str(tmp_path / "demo"), "--users", "60"]) == 0  # again, over its own results
+    assert main(arguments) == 0  # again, over its own results
+    assert main([*arguments, "--seed", "7"]) == 2
+    assert "--seed 7: lwm-fast-base were trained on this street" in capsys.readouterr().err
+    assert main([*arguments, "--weights", "random-base"]) == 2
+    assert "has no link heads" in capsys.readouterr().err
 
 
 BAD = [
-    (["embed", "{source}", "-o", "{tmp}/o.h5"], "Missing option '--weights'"),
+    (["embed", "{source}"], "Missing option '-o'"),
     (
         ["embed", "{source}", "-o", "{tmp}/o.h5", "--weights", "random-1.1", "--pool", "max"],
         "pool='max' is unknown",

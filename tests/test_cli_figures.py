@@ -51,9 +51,9 @@ def test_options_become_settings(city, tmp_path, monkeypatch):
 
 
 def test_mistakes(city, tmp_path):
-    missing = run("--data", city, "--out", tmp_path)
+    missing = run("--data", city)
     assert missing.exit_code == 2
-    assert "--weights" in missing.output
+    assert "--out" in missing.output
     words = run("--data", city, "--weights", "w", "--out", tmp_path, "--counts", "few")
     assert words.exit_code == 2
     assert "--counts 'few'" in words.output

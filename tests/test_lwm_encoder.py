@@ -81,8 +81,8 @@ def test_weights_are_read_once_a_process_and_again_when_the_file_changes(
     weights, data, tmp_path, monkeypatch
 ):
     loads = []
-    load = transformer._load
-    monkeypatch.setattr(transformer, "_load", lambda path: loads.append(path) or load(path))
+    load = transformer.load_model
+    monkeypatch.setattr(transformer, "load_model", lambda path: loads.append(path) or load(path))
     monkeypatch.setattr(transformer, "_models", {})
     folder = tmp_path / "own"
     small_model().save_pretrained(folder)

@@ -93,7 +93,7 @@ def test_masked_tokens_equal_the_twin_of_the_kernel(version):
     raw = batch.tokens().view(-1, batch.cls.shape[-1])
     source = Patches(
         raw, torch.from_numpy(batch.cu_seqlens), None, None, None, None, torch.from_numpy(plan.action),
-        torch.from_numpy(batch.sample_id), 0, plan.seed, plan.epoch,
+        torch.from_numpy(batch.sample_id), None, 0, plan.seed, plan.epoch,
     )  # fmt: skip
     expected, _ = gather_tokens(source, len(raw), raw.shape[1])
     assert torch.equal(tokens, expected)

@@ -7,16 +7,14 @@ from typing import Any
 
 import click
 
-from lwm_fast.cli.options import load_model
+from lwm_fast.cli.options import load_model, weights_option
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.group("challenge", invoke_without_command=True)
 @click.option("--data", type=_PATH, help="Folder with task_1 .. task_5.  [required]")
-@click.option(
-    "--weights", help="Weights file, folder or hub id; random-1.0 or random-1.1 for a trial.  [required]"
-)
+@weights_option
 @click.option("-o", "--out", type=_PATH, help="Folder of the run; goes on there.  [required]")
 @click.option("--tasks", help="With commas between them. Default: all that the data have.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Default: the release's 15.")
@@ -28,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of heads and training.")
 @click.pass_context
 def command(
-    context: click.Context, data: Path | None, weights: str | None, out: Path | None, tasks: str | None,
+    context: click.Context, data: Path | None, weights: str, out: Path | None, tasks: str | None,
     epochs: int | None, lr: float | None, encoder_lr: float | None, scale: float | None, seed: int,
 ) -> None:  # fmt: skip
     """Run the baseline of the 2025 challenge on its five tasks, score it and write the submission.
@@ -37,11 +35,10 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
-    for name, value in (("--data", data), ("--weights", weights), ("--out", out)):
+    for name, value in (("--data", data), ("--out", out)):
         if value is None:
             raise click.UsageError(f"Missing option '{name}'.", context)
     assert data is not None
-    assert weights is not None
     assert out is not None
     from dataclasses import replace
 

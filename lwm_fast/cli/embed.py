@@ -8,15 +8,13 @@ from typing import Any
 
 import click
 
-from lwm_fast.cli.options import channel_options, load, load_model
+from lwm_fast.cli.options import channel_options, load, load_model, weights_option
 
 
 @click.command("embed")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
-@click.option(
-    "--weights", required=True, help="Weights file, folder or hub id; random-1.0 or random-1.1 for a trial."
-)
+@weights_option
 @click.option("--pool", default="cls", show_default=True, help="cls, mean, mean_with_cls, patches or tokens.")
 @click.option("--batch-size", default="auto", show_default=True, help="Channels a batch, or auto.")
 @click.option("--device", help="Such as cuda or cpu. Default: cuda where torch has it, else cpu.")

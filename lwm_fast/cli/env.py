@@ -28,6 +28,7 @@ def command() -> None:
 
     from lwm_fast import _C, __version__, backends
     from lwm_fast.native_weights import PRECISIONS, code_path
+    from lwm_fast.weights import NAMES
 
     rows = [("lwm_fast", __version__), ("python", f"{platform.python_version()} ({platform.platform()})")]
     for name in _PACKAGES:
@@ -55,6 +56,7 @@ def command() -> None:
             rows.append((f"gpu {i}", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}"))
     else:
         rows.append(("gpu", f"none that torch can use (torch built for CUDA: {torch.version.cuda or 'no'})"))
+    rows += [("weights", f"{name}: {_shipped(name)}") for name in NAMES]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
@@ -68,6 +70,17 @@ def command() -> None:
             click.echo(f"  {name:<8}{state}")
     if forced := backends.forced():
         click.echo(f"forced by LWM_FAST_BACKEND: {forced}")
+
+
+def _shipped(name: str) -> str:
+    from lwm_fast import InputError
+    from lwm_fast.weights import folder_of, shipped_sums
+
+    try:
+        folder_of(name)
+    except InputError as error:
+        return f"unusable: {error}"
+    return f"sha256 as shipped, model.safetensors {shipped_sums(name)['model.safetensors'][:12]}..."
 
 
 def _amx(features: list[str]) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
+from lwm_fast.cli.options import weights_option
+
 
 @click.command("figures")
 @click.option(
     "--data", "sources", type=click.Path(path_type=Path), multiple=True, required=True,
     help="Folder that holds city folders named *_3p5 and *_28, or such folders; may be repeated.",
 )  # fmt: skip
-@click.option(
-    "--weights", required=True, help="Weights file, folder or hub id; random-1.0 or random-1.1 for a trial."
-)
+@weights_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--only", multiple=True, help="A figure's number: 3, 4, 5 or 6; may be repeated. Default: all.")
 @click.option("--quick", is_flag=True, help="A smoke test: two epochs, one seed. Its numbers mean nothing.")

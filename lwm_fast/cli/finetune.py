@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwm_fast.cli.options import channel_options, load, load_model
+from lwm_fast.cli.options import channel_options, load, load_model, task_options
 
 if TYPE_CHECKING:
     from lwm_fast.data import Channels
@@ -15,18 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("finetune")
-@click.option("--task", "task_name", required=True, help="los, beams, localization, interpolation, ...")
-@click.option(
-    "--data", type=click.Path(path_type=Path), multiple=True, required=True,
-    help="A DeepMIMO folder or an array file; given several times they are joined.",
-)  # fmt: skip
-@click.option(
-    "--label-data", type=click.Path(path_type=Path), multiple=True,
-    help="For beams: the other band of each --data, in the same order.",
-)  # fmt: skip
-@click.option(
-    "--weights", required=True, help="File, folder or hub id; random-1.0 or random-1.1 for a trial."
-)
+@task_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option(
     "--freeze", default="all", show_default=True, metavar="HOW",

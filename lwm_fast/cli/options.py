@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from lwm_fast.weights import DEFAULT, HELP, RANDOM_NAMES
+from lwm_fast.weights import load_model as load_weights
 
 if TYPE_CHECKING:
     from lwm_fast.data import Channels
@@ -39,10 +42,41 @@ _CHANNEL_OPTIONS = (
     ),
 )
 
+weights_option = click.option("--weights", default=DEFAULT, show_default=True, help=HELP)
+
+_TASK_OPTIONS = (
+    click.option(
+        "--task", "task_name", required=True, help="los, beams, localization, interpolation, estimation, ..."
+    ),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        required=True,
+        help="A DeepMIMO folder or an array file; given several times they are joined.",
+    ),
+    click.option(
+        "--label-data",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="For beams: the other band of each --data, in the same order.",
+    ),
+    weights_option,
+)
+
 
 def channel_options(command: F) -> F:
     """Add the options of ``load_channels``."""
-    for option in reversed(_CHANNEL_OPTIONS):
+    return _with(_CHANNEL_OPTIONS, command)
+
+
+def task_options(command: F) -> F:
+    """Add the options that say what is learned from which channels by which weights."""
+    return _with(_TASK_OPTIONS, command)
+
+
+def _with(options: Sequence[Callable[[F], F]], command: F) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -55,15 +89,11 @@ def load(source: Path, options: dict[str, Any], *, in_memory: bool) -> Channels:
 
 
 def load_model(weights: str, seed: int) -> LWM:
-    """A model from ``--weights``: a file, folder or hub id, or ``random-1.0`` / ``random-1.1``."""
-    from lwm_fast import LWM, LWMConfig
-
-    if weights in ("random-1.0", "random-1.1"):
-        config = LWMConfig.v1_0() if weights == "random-1.0" else LWMConfig.v1_1()
-        click.echo(
-            f"weights: RANDOM (seed {seed}), LWM v{config.lwm_version}: for trying things out only", err=True
-        )
-        return LWM.random(config, seed=seed)
-    model = LWM.from_pretrained(weights)
-    click.echo(f"weights: LWM v{model.config.lwm_version} from {weights}", err=True)
+    """A model from ``--weights``; what it is goes to standard error."""
+    model = load_weights(weights, seed=seed)
+    version = model.config.lwm_version
+    if weights in RANDOM_NAMES:
+        click.echo(f"weights: RANDOM (seed {seed}), LWM v{version}: for trying things out only", err=True)
+    else:
+        click.echo(f"weights: LWM v{version} from {weights}", err=True)
     return model

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwm_fast.config import LWMConfig
 from lwm_fast.errors import InputError
 from lwm_fast.evaluation import Sweep, read_runs, run_sweep
 from lwm_fast.figures.cities import City
 from lwm_fast.files import atomic_path
 from lwm_fast.model import LWM
 from lwm_fast.plots import save
+from lwm_fast.weights import load_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SCORE = "best_f1_weighted"
-RANDOM = {"random-1.0": LWMConfig.v1_0, "random-1.1": LWMConfig.v1_1}
 _FINGERPRINT = 12  # digits that still name data and weights
 _PALETTE = 256  # colours of a picture: a third of its bytes, and no difference to be seen
 
@@ -73,7 +72,7 @@ class Job:
     Args:
         cities: of `find_cities`; figures of one city take the first whose name holds "denver", as the paper, else
             the first.
-        weights: a file, folder or hub id, "random-1.0" or "random-1.1".
+        weights: as for `lwm_fast.weights.load_model`.
         out: folder of pictures and tables, and of the sweeps in `runs`.
         settings: how large.
         workers: processes of a sweep; None is one a core.
@@ -94,9 +93,7 @@ class Job:
 
     def model(self) -> LWM:
         """The model of the weights."""
-        if self.weights in RANDOM:
-            return LWM.random(RANDOM[self.weights]())
-        return LWM.from_pretrained(self.weights)
+        return load_model(self.weights)
 
     def sweep(self, task: str, data: Sequence[City], **settings: Any) -> Sweep:
         """A sweep on the 3.5 GHz channels of cities, with this job's weights and epochs; no baselines of its own."""

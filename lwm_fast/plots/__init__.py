@@ -15,7 +15,7 @@ from lwm_fast.plots.attention import (
 from lwm_fast.plots.canvas import make_figure, make_grid, save
 from lwm_fast.plots.curves import draw_curves, nmse_vs_snr, score_curves
 from lwm_fast.plots.heatmaps import confusion_matrix, draw_heat_map, gain_heat_maps
-from lwm_fast.plots.maps import coverage_map, positions_and_embeddings
+from lwm_fast.plots.maps import coverage_map, los_maps, positions_and_embeddings
 from lwm_fast.plots.projection import Colouring, project, project_2d, projections, scatter_views
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "draw_curves",
     "draw_heat_map",
     "gain_heat_maps",
+    "los_maps",
     "make_figure",
     "make_grid",
     "nmse_vs_snr",

@@ -119,6 +119,52 @@ def coverage_map(
     return figure
 
 
+def los_maps(
+    pos: npt.ArrayLike,
+    los: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    *,
+    base_station: npt.ArrayLike | None = None,
+    buildings: npt.ArrayLike | None = None,
+    names: tuple[str, str] = ("truth", "predicted"),
+    title: str = "",
+) -> Figure:
+    """Line of sight on the map beside its prediction, whose errors are ringed.
+
+    Args:
+        pos: [n, 2 or 3] metres.
+        los: [n], 1 LoS, 0 NLoS.
+        predicted: [n], likewise.
+        base_station, buildings: as for `coverage_map`.
+        names: of the two panels.
+        title: of the figure.
+
+    Raises:
+        InputError: numbers of positions, labels and predictions that differ.
+    """
+    xy, truth, guess = np.asarray(pos), np.asarray(los), np.asarray(predicted)
+    check_users("los_maps", positions=xy, los=truth, predicted=guess)
+    figure, panels = make_figure(2)
+    for axes, label, name in zip(panels, (truth, guess), names, strict=True):
+        _draw_buildings(axes, buildings)
+        for code in (1, 0):
+            mine = label == code
+            kind, colour = LOS_STYLE[code]
+            axes.scatter(
+                xy[mine, 0], xy[mine, 1], s=7, color=colour, linewidths=0, label=f"{kind} ({mine.sum():,})"
+            )
+        _draw_station(axes, base_station)
+        axes.set(xlabel="x [m]", ylabel="y [m]", title=name, aspect="equal")
+    wrong = truth != guess
+    ring = {"s": 34, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+    panels[1].scatter(xy[wrong, 0], xy[wrong, 1], label=f"wrong ({wrong.sum():,})", **ring)
+    for axes in panels:
+        _legend(axes)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def _draw_buildings(axes: Axes, buildings: npt.ArrayLike | None) -> None:
     if buildings is None:
         return
