@@ -242,19 +242,8 @@ def patch_embed_op(
     position: Tensor, alpha: Tensor, norm_bias: Tensor, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     patches = Patches(
-        values,
-        cu_seqlens,
-        offsets,
-        shape,
-        scale,
-        cls,
-        action,
-        sample_id,
-        position_start,
-        version,
-        seed,
-        epoch,
-    )
+        values, cu_seqlens, offsets, shape, scale, cls, action, sample_id, position_start, version, seed, epoch
+    )  # fmt: skip
     check_places(cu_seqlens, position_start, len(position))
     if uses_triton(weight):
         return _launch_forward(patches, max_seqlen, total, weight, bias, position, alpha, norm_bias, dtype)
@@ -273,19 +262,8 @@ def patch_embed_backward_op(
     bias: Tensor, position: Tensor, alpha: Tensor, need_values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     patches = Patches(
-        values,
-        cu_seqlens,
-        offsets,
-        shape,
-        scale,
-        cls,
-        action,
-        sample_id,
-        position_start,
-        version,
-        seed,
-        epoch,
-    )
+        values, cu_seqlens, offsets, shape, scale, cls, action, sample_id, position_start, version, seed, epoch
+    )  # fmt: skip
     if uses_triton(weight):
         return _launch_backward(patches, grad, max_seqlen, weight, bias, position, alpha, need_values)
     return backward_plain(patches, grad, weight, bias, position, alpha, need_values)
