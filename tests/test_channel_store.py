@@ -154,6 +154,33 @@ def test_rotations_are_drawn_per_sample_and_epoch():
     assert np.array_equal(plan.rotations_of(np.array([7, 2]), 1), second[[7, 2]])
 
 
+def test_numbers_of_paths_are_drawn_per_sample_and_epoch():
+    plan = RayPlan(max_paths=(1, 20))
+    first, second = (plan.max_paths_of(np.arange(40_000), epoch) for epoch in (0, 1))
+    share = np.bincount(first, minlength=22) / len(first)
+    expected = np.log((np.arange(1, 21) + 1) / np.arange(1, 21)) / np.log(21)  # even in the logarithm
+    assert share[[0, 21]].tolist() == [0, 0]
+    assert np.abs(share[1:21] / expected - 1).max() < 0.15
+    assert 0.8 < (first != second).mean() < 0.95
+    assert np.array_equal(plan.max_paths_of(np.array([7, 2]), 1), second[[7, 2]])
+    assert set(RayPlan(max_paths=(2, 3)).max_paths_of(np.arange(500), 0)) == {2, 3}
+
+
+def test_csi_has_the_paths_that_were_drawn():
+    rays = some_rays(60)
+    plan = RayPlan(sizes=((8, 32),), max_paths=(1, 4))
+    store = ChannelStore(Channels.from_rays(rays), plan=plan)
+    drawn = plan.max_paths_of(np.arange(60), 2)
+    assert len(set(drawn)) == 4
+    for user in range(60):
+        own = Channels.from_rays(rays, ArrayGeometry(8, 32, max_paths=int(drawn[user]))).csi[user]
+        assert np.array_equal(store[(2, user)].csi, own)
+    assert (
+        store.fingerprint
+        != ChannelStore(Channels.from_rays(rays), plan=RayPlan(sizes=((8, 32),))).fingerprint
+    )
+
+
 def test_pretraining_sizes():
     store = ChannelStore(Channels.from_rays(some_rays(200)))
     assert len(PRETRAINING_SIZES) == 20
@@ -282,7 +309,10 @@ def test_bad_sources_and_indices(tmp_path):
         ({"bandwidth": -1.0}, r"bandwidth=-1\.0"),
         ({"rotation": (3.0, 1.0)}, r"rotation=\(3\.0, 1\.0\); give a pair \(low, high\)"),
         ({"carrier": 3e9}, "carrier=3000000000.0; give a pair"),
-        ({"max_paths": 0}, "max_paths=0"),
+        ({"max_paths": 0}, "max_paths=0; give a whole number of at least 1"),
+        ({"max_paths": (3, 2)}, r"max_paths=\(3, 2\); .* low first"),
+        ({"max_paths": (0, 2)}, r"max_paths=\(0, 2\)"),
+        ({"max_paths": 1.5}, r"max_paths=1\.5"),
         ({"seed": -1}, "seed=-1"),
     ],
 )

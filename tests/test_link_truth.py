@@ -67,7 +67,7 @@ def plain_truth(
 
 
 @pytest.mark.parametrize("sizes", [((8, 32), (16, 64), (4, 8)), ()])
-@pytest.mark.parametrize("max_paths", [1, 3, 20])
+@pytest.mark.parametrize("max_paths", [1, 3, 20, (1, 5)])
 def test_truth_is_that_of_a_loop_over_rays(sizes, max_paths):
     streets = [street(40, 1), street(25, 2, latest=6e-5)]  # the second has rays too late for its band
     plan = RayPlan(sizes=sizes, rotation=(-180, 180), max_paths=max_paths, seed=4)
@@ -80,7 +80,7 @@ def test_truth_is_that_of_a_loop_over_rays(sizes, max_paths):
         source = 0 if number < len(store._sources[0]) else 1
         user = int(gathered.row[i])
         power, mean, spread, direction = plain_truth(
-            streets[source], user, gathered.shape[i], gathered.geometry[i], max_paths
+            streets[source], user, gathered.shape[i], gathered.geometry[i], int(gathered.panel[i, 1])
         )
         unheard += math.isnan(power)
         found = [getattr(truth, name)[i] for name in FIELDS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lwm_fast.data.counters import GAIN_BLOCK, GAIN_WORD, PHASE_WORD, first_block, one_block, unit
+from lwm_fast.data.counters import GAIN_WORD, PHASE_WORD, SECOND_BLOCK, first_block, one_block, unit
 from lwm_fast.errors import InputError
 from lwm_fast.packed import PackedBatch
 from lwm_fast.philox import Stream
@@ -45,7 +45,7 @@ class Augmentation:
         if self.gain_db is None:
             return np.zeros(len(samples))
         low, high = self.gain_db
-        words = one_block(self.seed, samples, epoch, Stream.PLAN, GAIN_BLOCK)[:, GAIN_WORD]
+        words = one_block(self.seed, samples, epoch, Stream.PLAN, SECOND_BLOCK)[:, GAIN_WORD]
         return low + (high - low) * unit(words)
 
     def phases(self, samples: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.float64]:

@@ -272,7 +272,7 @@ class ChannelStore:
         if self.plan.sizes or self.plan.bandwidth is not None:
             geometry[:, 6] = self.plan.bandwidths_of(shape[:, 1])
         panel[:, 0] = 1 if self.plan.sizes else self._vertical[number]
-        panel[:, 1] = self.plan.max_paths
+        panel[:, 1] = self.plan.max_paths_of(index, epoch)
         return geometry, panel
 
     def _take(self, number: int, rows: Int64Array) -> tuple[Any, Int64Array]:

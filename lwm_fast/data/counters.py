@@ -10,8 +10,8 @@ from lwm_fast.philox import Stream
 
 SIZE_WORD, ROTATION_WORD, SNR_WORD, PHASE_WORD = range(4)
 """Words of a sample's first block in stream PLAN."""
-GAIN_BLOCK, GAIN_WORD = 1, 0
-"""The block, and its word, of a sample's gain in stream PLAN."""
+SECOND_BLOCK, GAIN_WORD, PATHS_WORD = 1, 0, 1
+"""The second block in stream PLAN, and its words of a sample's gain and number of paths."""
 
 
 def first_block(

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lwm_fast.data.counters import ROTATION_WORD, SIZE_WORD, first_block, unit
+from lwm_fast.data.counters import (
+    PATHS_WORD,
+    ROTATION_WORD,
+    SECOND_BLOCK,
+    SIZE_WORD,
+    first_block,
+    one_block,
+    unit,
+)
 from lwm_fast.data.rays import LWM_MAX_PATHS, SUBCARRIER_SPACING
 from lwm_fast.errors import InputError
 from lwm_fast.philox import Stream
@@ -40,18 +48,19 @@ class RayPlan:
         reference_carrier: Hz; gains are brought to what free space would give at this carrier, by
             20 log10(carrier / reference_carrier) dB, so that power tells of the place and not of the band. Every
             source of rays must say its carrier. None leaves gains as they are.
-        max_paths: rays per user that enter the sum.
+        max_paths: rays per user that enter the sum, the strongest; a pair (low, high) draws one number per sample
+            and epoch, even in the logarithm, as data sets differ in how many weak paths they keep.
         seed: of these draws, 0..2^64 - 1.
 
     Raises:
-        InputError: a size, bandwidth, rotation, carrier or reference that makes no sense.
+        InputError: a size, bandwidth, rotation, carrier, reference or number of paths that makes no sense.
     """
 
     sizes: tuple[tuple[int, int], ...] = PRETRAINING_SIZES
     bandwidth: float | None = None
     rotation: float | tuple[float, float] | None = None
     carrier: tuple[float, float] | None = None
-    max_paths: int = LWM_MAX_PATHS
+    max_paths: int | tuple[int, int] = LWM_MAX_PATHS
     seed: int = 0
     reference_carrier: float | None = None
 
@@ -73,8 +82,15 @@ class RayPlan:
             if pair.shape != (2,) or not np.isfinite(pair).all() or pair[0] > pair[1]:
                 raise InputError(f"RayPlan: {name}={value!r}; give a pair (low, high), low first")
             object.__setattr__(self, name, (float(pair[0]), float(pair[1])))
-        if self.max_paths < 1:
-            raise InputError(f"RayPlan: max_paths={self.max_paths}; it must be at least 1")
+        paths = np.asarray(self.max_paths)
+        good = paths.shape in ((), (2,)) and paths.dtype.kind in "iu" and 1 <= paths.flat[0] <= paths.flat[-1]
+        if not good:
+            raise InputError(
+                f"RayPlan: max_paths={self.max_paths!r}; give a whole number of at least 1, or a pair (low, high) "
+                "of them, low first"
+            )
+        if paths.ndim:
+            object.__setattr__(self, "max_paths", (int(paths[0]), int(paths[1])))
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"RayPlan: seed={self.seed}; expected 0..2^64 - 1")
 
@@ -93,6 +109,15 @@ class RayPlan:
         low, high = self.rotation
         u = unit(first_block(self.seed, samples, epoch, Stream.PLAN)[:, ROTATION_WORD])
         return low + (high - low) * u
+
+    def max_paths_of(self, samples: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """Rays that enter the sum of each sample at most, int64 [n]."""
+        if not isinstance(self.max_paths, tuple):
+            return np.full(len(samples), self.max_paths, np.int64)
+        low, high = self.max_paths
+        u = unit(one_block(self.seed, samples, epoch, Stream.PLAN, SECOND_BLOCK)[:, PATHS_WORD])
+        drawn = np.exp(np.log(low) + u * np.log((high + 1) / low)).astype(np.int64)
+        return np.clip(drawn, low, high)
 
     def bandwidths_of(self, num_subcarriers: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Bandwidth of each sample in Hz, float64 [n]."""

@@ -58,7 +58,9 @@ class DataSection:
     size_weights: tuple[int, ...] | None = None  # how often each of `sizes` comes; null: equally often
     bandwidth: float | None = None  # Hz; null: 30 kHz a subcarrier
     rotation: float | tuple[float, float] | None = None  # degrees, or a range to draw from; null: as stored
-    max_paths: int = 20
+    max_paths: int | tuple[int, int] = (
+        20  # strongest rays that enter; a range is drawn from per sample and epoch
+    )
     scale: float | None = None  # of the channels in tokens; null: what each source says, else 1e6
     snr_db: float | tuple[float, float] | None = None  # noise on the training channels; null: none
     phase: bool = False  # turn every training channel by a random phase
@@ -89,9 +91,11 @@ class DataSection:
         _check(self.scale is None or self.scale > 0, "data.scale", self.scale, "a positive number")
         _check(0 <= self.validation < 1, "data.validation", self.validation, "a share in [0, 1)")
         _check(self.on_bad in ("error", "skip"), "data.on_bad", self.on_bad, '"error" or "skip"')
-        for name in ("max_paths", "reference_carrier", "prefetch", "num_threads", "max_validation"):
+        for name in ("reference_carrier", "prefetch", "num_threads", "max_validation"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"data.{name}", value, "a positive number")
+        paths = self.max_paths if isinstance(self.max_paths, tuple) else (self.max_paths,) * 2
+        _check(1 <= paths[0] <= paths[1], "data.max_paths", self.max_paths, "at least 1, or a pair low, high")
         _check(0 <= self.seed < 1 << 63, "data.seed", self.seed, "0..2^63 - 1")
 
     def weighted_sizes(self) -> tuple[Size, ...]:
