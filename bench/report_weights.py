@@ -17,7 +17,13 @@ _MODELS = {
     RELEASED: "LWM v1.0",
     RANDOM: "our sizes, random weights",
 }
-_POOLS = {"cls": "CLS", "mean": "mean of patches", "patches": "patches", "link-state": "its six link numbers"}
+_POOLS = {
+    "cls": "CLS",
+    "mean": "mean of patches",
+    "patches": "patches",
+    "link-state": "its six link numbers",
+    "link-los": "its LoS number",
+}
 _PLAIN = {
     "raw": "raw channels",
     "raw-power": "raw, power-normalised",

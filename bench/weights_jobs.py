@@ -84,7 +84,7 @@ def _unlabelled(name: str, cities: tuple[str, ...]) -> Job:
 
 def _los(name: str, cities: tuple[str, ...]) -> Job:
     networks, most = ("mlp",), NUM_LABELS[-1:]
-    ours = Part(("link-state", "mean", "cls", "patches"), ("logistic",), NUM_LABELS)
+    ours = Part(("link-los", "link-state", "mean", "cls", "patches"), ("logistic",), NUM_LABELS)
     rest: tuple[Part, ...] = (
         Part(("random-mean", "random-cls", "pca"), ("logistic",), NUM_LABELS),
         Part(("raw", "raw-power"), networks, NUM_LABELS),

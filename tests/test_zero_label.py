@@ -73,8 +73,20 @@ def test_link_state_is_an_input_for_heads_too(sweep, tmp_path):
     assert [(row["amount"], row["head"]) for row in rows] == [("0", "link-heads"), ("10", "linear")]
 
 
+def test_the_los_number_is_the_first_of_the_link_state(sweep):
+    examples = LosTask().examples(load_channels(sweep.data[0]))
+    model = LWM.from_pretrained(with_heads(sweep).weights)
+    every, first = (
+        make_inputs(name, examples, model, train=np.arange(0)) for name in ("link-state", "link-los")
+    )
+    assert first.shape == (len(examples), 1)
+    assert np.array_equal(first[:, 0], every[:, 0])
+
+
 def test_weights_without_link_heads_are_refused(sweep, tmp_path):
-    with pytest.raises(InputError, match=r"'link-state': .*weights.* has no link heads .*auxiliary\.weight"):
+    with pytest.raises(
+        InputError, match=r"'link-state' and 'link-los': .*weights.* has no link heads .*auxiliary\.weight"
+    ):
         run_sweep(replace(sweep, inputs=("link-state",)), tmp_path / "out", 1)
 
 

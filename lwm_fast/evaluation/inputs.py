@@ -13,7 +13,7 @@ from lwm_fast.data import Channels
 from lwm_fast.errors import InputError
 from lwm_fast.evaluation import physics
 from lwm_fast.evaluation.cache import ArrayCache, digest_of, digest_of_model
-from lwm_fast.evaluation.zero_label import LINK_STATE, link_features, links_of
+from lwm_fast.evaluation.zero_label import LINK_LOS, LINK_STATE, link_features, links_of
 from lwm_fast.pooling import POOLS
 from lwm_fast.tasks.reconstruction import levelled
 
@@ -73,6 +73,7 @@ INPUTS: dict[str, Input] = {
         *(Input(name, pool, random=True, vector=vector) for name, pool, vector in _pools("random-{}")),
         *(Input(name) for name in physics.FEATURES),
         Input(LINK_STATE),
+        Input(LINK_LOS),
         Input("pca", learned=True),
         Input("autoencoder", learned=True),
     )
@@ -108,7 +109,8 @@ def make_inputs(
             (the mean over what is observed), so that tokens say nothing about power. "physics...": see
             `physics.features`. "pca": the principal components of raw, embed_dim of them or as many as there
             are training users; "autoencoder": embed_dim numbers, see `autoencoder`. "link-state": the 6 numbers
-            of `zero_label.link_features` that the model's link heads read out of cls and mean.
+            of `zero_label.link_features` that the model's link heads read out of cls and mean; "link-los": the
+            first of them, the LoS logit.
         seed: of random weights and of the autoencoder.
         train: rows that "pca" and "autoencoder" may be fitted to (without labels).
         cache: where arrays are kept; None keeps none.
@@ -116,7 +118,7 @@ def make_inputs(
 
     Raises:
         InputError: an unknown name; no training users; channels of a size that the model does not take;
-            "link-state" of a model without link heads.
+            "link-state" or "link-los" of a model without link heads.
     """
     item = get_input(name)
     kept = cache if cache is not None else ArrayCache()
@@ -125,9 +127,10 @@ def make_inputs(
     if item.pool is not None:
         encoder = _random_like(model, seed) if item.random else model
         return _embeddings(encoder, channels, item.pool, precision, kept, content)
-    if name == LINK_STATE:
+    if name in (LINK_STATE, LINK_LOS):
         cls, mean = (_embeddings(model, channels, pool, precision, kept, content) for pool in ("cls", "mean"))
-        return link_features(links_of(model, cls, mean))
+        numbers = link_features(links_of(model, cls, mean))
+        return numbers if name == LINK_STATE else np.ascontiguousarray(numbers[:, :1])
     if name.startswith("physics"):
         return kept.get(name, content, lambda: physics.features(channels, name))
     if not item.learned:

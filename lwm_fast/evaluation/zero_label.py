@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
 LINK_STATE = "link-state"  # the input whose own read-out, LINK, needs no label
+LINK_LOS = "link-los"  # the first of its numbers, for a head that is fitted to labels
 LINK, STREETS, COPY_BEAM = "link-heads", "streets", "copy-beam"
 STREET_USERS = 5_000
 """Generated users that a "streets" head is fitted to, evenly over the streets."""
@@ -38,8 +39,8 @@ def links_of(model: LWM, cls: Float32Array, mean: Float32Array) -> LinkState:
     if model.link_heads is None:
         place = model.weights_info.source if model.weights_info else "the model"
         raise InputError(
-            f"input {LINK_STATE!r}: {place} has no link heads (link_heads.safetensors beside its weights); train with "
-            "auxiliary.weight above 0, or use other inputs"
+            f"inputs {LINK_STATE!r} and {LINK_LOS!r}: {place} has no link heads (link_heads.safetensors beside its "
+            "weights); train with auxiliary.weight above 0, or use other inputs"
         )
     return model.link_heads.predict(cls, mean)
 
