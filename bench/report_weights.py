@@ -150,6 +150,23 @@ def weights_masked() -> str:
     return markdown(["by", "patches", *(_NAMES[place] for place in _PLACES.values())], lines)
 
 
+def weights_trials() -> str:
+    """Short runs at 32x32 by which the recipe's weight of the link heads, learning rate and batch were chosen."""
+    lines = [
+        [
+            f"{float(row['link_weight']):g}", f"{float(row['lr']):g}",
+            f"{int(row['steps']):,} x {int(row['token_budget']):,}",
+            f"{float(row['nmse_db']):.1f}", *(f"{float(row[k]):.3f}" if row[k] else "-" for k in _READ),
+        ]
+        for row in rows("weights/trials")
+    ]  # fmt: skip
+    header = ["link weight", "learning rate", "steps x tokens", "NMSE [dB]", "LoS right", "direction right"]
+    return markdown(header, lines)
+
+
+_READ = ("los_accuracy", "direction_accuracy")
+
+
 def weights_wins() -> str:
     """Of each measure our best read-out, the best of everything else, and which of the two wins."""
     lines = []
@@ -288,5 +305,6 @@ TABLES: dict[str, Callable[[], str]] = {
         weights_localization,
         weights_rebuilt,
         weights_masked,
+        weights_trials,
     )
 }
