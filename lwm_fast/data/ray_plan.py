@@ -116,8 +116,8 @@ class RayPlan:
             return np.full(len(samples), self.max_paths, np.int64)
         low, high = self.max_paths
         u = unit(one_block(self.seed, samples, epoch, Stream.PLAN, SECOND_BLOCK)[:, PATHS_WORD])
-        drawn = np.exp(np.log(low) + u * np.log((high + 1) / low)).astype(np.int64)
-        return np.clip(drawn, low, high)
+        drawn = np.exp(np.log(low) + u * np.log((high + 1) / low))
+        return np.asarray(np.clip(drawn, low, high), np.int64)  # rounded down
 
     def bandwidths_of(self, num_subcarriers: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Bandwidth of each sample in Hz, float64 [n]."""
