@@ -30,6 +30,11 @@ def weights_training() -> str:
         ["energy", f"{cost['energy_wh']:.0f} Wh ({cost['energy_from']})"],
         ["versions", f"lwm_fast {notes['lwm_fast']}, torch {notes['torch']}"],
     ]
+    if "heads" in notes:
+        own = notes["heads"]
+        steps, minutes = own["cost"]["step"], own["cost"]["cpu_seconds"] / 60
+        told = f"trained anew on the encoder as it is: {steps:,} steps, {minutes:.0f} min of processor time"
+        lines.insert(-1, ["link heads", told])
     return markdown(["", ""], lines)
 
 

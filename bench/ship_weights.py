@@ -1,6 +1,7 @@
-"""`python -m bench.ship_weights RUN STREETS`: make the weights of a finished pre-training those that the package has.
+"""`python -m bench.ship_weights RUN STREETS [--heads RUN]`: make finished weights those that the package has.
 
-Copies RUN/model into lwm_fast/weights, notes beside it what it was trained with, and writes the sums of the files.
+Copies RUN/model into lwm_fast/weights, with the link heads of a second stage where they were trained anew, notes beside
+it what it was trained with, and writes the sums of the files.
 The model card is written by hand; its tables come from `python -m bench.report`.
 """
 
@@ -12,6 +13,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lwm_fast import LWM
 from lwm_fast.checkpoint import CONFIG_NAME, WEIGHTS_NAME
@@ -25,22 +29,32 @@ LIMIT_BYTES = 12e6
 _RUN_KEYS = ("config", "data", "processes", "num_threads", "lwm_fast", "torch")
 
 
-def ship(run: Path, streets: Path, folder: Path) -> None:
+def ship(run: Path, streets: Path, folder: Path, heads: Path | None = None) -> None:
     """Fill `folder`, whose sums are written last: without them it is not read.
 
+    heads: a run of auxiliary.heads_only on this very encoder, whose link heads are taken.
+
     Raises:
-        InputError: weights that cannot be read, have no link heads or are too large.
+        InputError: weights that cannot be read, have no link heads or are too large; heads of another encoder.
     """
-    if LWM.from_pretrained(run / "model").link_heads is None:
-        raise InputError(f"{run}: these weights have no link heads; train with auxiliary.weight above 0")
+    read = heads or run
+    model, reader = (LWM.from_pretrained(one / "model") for one in (run, read))
+    if reader.link_heads is None:
+        raise InputError(f"{read}: these weights have no link heads; train with auxiliary.weight above 0")
+    mine, theirs = model.state_dict(), reader.state_dict()
+    if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+        raise InputError(
+            f"{read}: its link heads read another encoder than {run}; train them on {run / 'model'}"
+        )
     names = (WEIGHTS_NAME, CONFIG_NAME, LinkHeads.NAME)
-    size = sum((run / "model" / name).stat().st_size for name in names)
+    files = {name: (read if name == LinkHeads.NAME else run) / "model" / name for name in names}
+    size = sum(path.stat().st_size for path in files.values())
     if size > LIMIT_BYTES:
         raise InputError(f"{run}: {size / 1e6:.1f} MB of weights; the package takes {LIMIT_BYTES / 1e6:g} MB")
     store = RayStore.open(streets)
-    notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    training = {name: notes[name] for name in _RUN_KEYS}
-    training["cost"] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    training = _notes(run)
+    if heads is not None:
+        training["heads"] = _notes(heads)
     training["streets"] = {
         "plan": store.plan,
         "fingerprint": store.fingerprint,
@@ -48,14 +62,23 @@ def ship(run: Path, streets: Path, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMS_NAME).unlink(missing_ok=True)
-    for name in names:
+    for name, path in files.items():
         with atomic_path(folder / name) as temporary:
-            shutil.copyfile(run / "model" / name, temporary)
+            shutil.copyfile(path, temporary)
     with atomic_path(folder / TRAINING_NAME) as temporary:
         temporary.write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
     sums = [f"{sha256_of(folder / name)}  {name}\n" for name in (*names, TRAINING_NAME)]
     with atomic_path(folder / SUMS_NAME) as temporary:
         temporary.write_text("".join(sums), encoding="ascii")
+
+
+def _notes(run: Path) -> dict[str, Any]:
+    """What a run was trained with and what it cost; of the weights it began with, the name alone."""
+    notes = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    if (model := notes["config"].get("model")) and model.get("weights"):
+        model["weights"] = Path(model["weights"]).name
+    cost = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return {**{name: notes[name] for name in _RUN_KEYS}, "cost": cost}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="Folder of `lwm-fast pretrain`.")
     parser.add_argument("streets", type=Path, help="The store that it was trained on.")
+    parser.add_argument("--heads", type=Path, help="Folder of the run that trained its link heads anew.")
     options = parser.parse_args(arguments)
     try:
-        ship(options.run, options.streets, NAMES[DEFAULT])
+        ship(options.run, options.streets, NAMES[DEFAULT], options.heads)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,9 @@ from lwm_fast.training.sections import ScheduleSection
 
 
 def test_the_recipes_say_what_was_published():
-    assert recipes() == ("lwm-fast-base", "lwm-fast-base-mcm", "lwm-v1.0", "lwm-v1.1", "lwm-v1.1-laptop")
+    assert recipes() == (
+        "lwm-fast-base", "lwm-fast-base-heads", "lwm-fast-base-mcm", "lwm-v1.0", "lwm-v1.1", "lwm-v1.1-laptop"
+    )  # fmt: skip
     old, new = TrainConfig.load("lwm-v1.0"), TrainConfig.load("lwm-v1.1")
     assert old.model.lwm_config().num_layers == 12
     assert (old.optimizer.name, old.optimizer.lr, old.optimizer.weight_decay) == ("adam", 1e-4, 1e-5)

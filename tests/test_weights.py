@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,25 @@ def test_a_finished_run_is_shipped(shipped, tmp_path, monkeypatch, capsys):
     towns = [street["town_seed"] for street in RayStore.open(store.folder).streets]
     assert training["streets"]["town_seeds"] == towns
     assert training["streets"]["plan"]["seed"] == 5
+
+    second = tmp_path / "second"
+    shutil.copytree(run, second)
+    own = {**notes, "config": {"model": {"weights": str(run / "model")}}}
+    (second / "run.json").write_text(json.dumps(own), encoding="utf-8")
+    learnt = LinkHeads.random(LWMConfig.base().embed_dim, seed=9)
+    learnt.save_pretrained(second / "model")
+    assert ship.main([str(run), str(tmp_path / "streets"), "--heads", str(second)]) == 0
+    heads = LWM.from_pretrained("lwm-fast-base").link_heads
+    assert heads is not None
+    assert torch.equal(heads.cls.weight, learnt.cls.weight)
+    training = weights.training_of("lwm-fast-base")
+    assert training is not None
+    assert training["heads"]["config"]["model"]["weights"] == "model", "no folder of this machine"
+    LWM.random(LWMConfig.base(num_layers=2), seed=4).save_pretrained(second / "model")
+    learnt.save_pretrained(second / "model")
+    capsys.readouterr()
+    assert ship.main([str(run), str(tmp_path / "streets"), "--heads", str(second)]) == 2
+    assert "its link heads read another encoder than" in capsys.readouterr().err
 
     (run / "model" / LinkHeads.NAME).unlink()
     assert ship.main([str(run), str(tmp_path / "streets")]) == 2

@@ -11,7 +11,7 @@ import click
 @click.option(
     "--config",
     required=True,
-    help="A recipe (lwm-v1.0, lwm-v1.1, lwm-v1.1-laptop, lwm-fast-base, lwm-fast-base-mcm) or a YAML file.",
+    help="A recipe (lwm-v1.0, lwm-v1.1, lwm-v1.1-laptop, lwm-fast-base, its -heads and -mcm) or a YAML file.",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path), multiple=True, required=True,

@@ -131,6 +131,11 @@ class BucketSampler:
         return members
 
     @property
+    def members(self) -> Int64Array:
+        """The samples of this split, rising."""
+        return self._members
+
+    @property
     def data_epoch(self) -> int:
         """The epoch whose sizes, masks and noise are used: the current one, for validation always 0."""
         return 0 if self.split == "validation" else self.epoch

@@ -26,9 +26,14 @@ def initial_model(section: ModelSection, auxiliary: AuxiliarySection | None = No
     rows being powers of two long. Of positions by rows and columns each table starts as such waves by itself.
     Keys equal queries, so tokens attend to tokens at positions like their own.
 
-    Raises InputError: weights that cannot be read, or that have other sizes than the section asks for.
+    Raises InputError: weights that cannot be read, or that have other sizes than the section asks for; none, where
+    only heads are to learn.
     """
     config = section.lwm_config()
+    if auxiliary is not None and auxiliary.heads_only and section.weights is None:
+        raise InputError(
+            "auxiliary.heads_only=true: model.weights must name the encoder that is read, a file, folder or hub id"
+        )
     if section.weights is not None:
         model = LWM.from_pretrained(section.weights)
         if model.config != config:

@@ -21,6 +21,7 @@ from lwm_fast.links import (
     LinkState,
     link_state_of,
 )
+from lwm_fast.training.los_balance import LosBalance
 
 NUM_LINK_TOTALS = 9
 (
@@ -72,20 +73,22 @@ def known_links(truth: LinkState) -> Tensor:
     return known
 
 
-def link_totals(scores: Tensor, truth: LinkState) -> Tensor:
+def link_totals(scores: Tensor, truth: LinkState, balance: LosBalance | None = None) -> Tensor:
     """Totals of a batch, float64 [NUM_LINK_TOTALS]; the two losses carry gradients.
 
     scores: [2, B, NUM_SCORES] of `LinkHeads`. Both read-outs are trained, each counts half; what is right or wrong is
     that of their mean. Losses: binary cross-entropy of LoS; Huber's of power, mean delay and spread in their units;
-    cross-entropy of the direction, whose target is shared between its two neighbouring directions.
+    cross-entropy of the direction, whose target is shared between its two neighbouring directions. balance: weighs
+    the samples of the first, not what counts as right.
     """
     has_los, known = (torch.from_numpy(np.isfinite(x)) for x in (truth.los, truth.power_db))
     has_los, known = has_los.to(scores.device), known.to(scores.device)
     wanted = _targets(truth).to(scores.device)  # [B, 3]
     los, place = (_on(scores, x) for x in (truth.los, (truth.direction + 1) * (NUM_DIRECTIONS / 2)))
     own = scores.float()
+    weight = None if balance is None else _on(scores, balance.weights(truth))[has_los]
     los_loss = F.binary_cross_entropy_with_logits(
-        own[:, has_los, LOS], los[has_los].expand(2, -1), reduction="sum"
+        own[:, has_los, LOS], los[has_los].expand(2, -1), weight, reduction="sum"
     )
     numbers = F.smooth_l1_loss(
         own[:, known, POWER:FIRST_DIRECTION], wanted[known].expand(2, -1, -1), reduction="sum"

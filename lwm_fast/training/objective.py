@@ -24,12 +24,17 @@ class Objective(nn.Module):
     """``(batch, draws) -> (predicted, target, scores)`` as a module, so that DDP and autocast can wrap it.
 
     With link heads `scores` are those of `LinkHeads.forward`, read from the same masked pass; without, None.
+    frozen: the model takes no part in training, only its heads do.
     Parameters that never take part (the unused Norms of v1.0) get no gradient: DDP would wait for theirs.
     """
 
-    def __init__(self, model: LWM, heads: LinkHeads | None = None) -> None:
+    def __init__(self, model: LWM, heads: LinkHeads | None = None, *, frozen: bool = False) -> None:
         super().__init__()
-        self.model, self.heads = model, heads
+        self.model, self.heads, self._frozen = model, heads, frozen
+        if frozen:
+            model.requires_grad_(False)
+            if heads is not None:
+                heads.requires_grad_(True)
         for layer in model.layers:
             if isinstance(layer, reference.LayerV10):
                 layer.enc_self_attn.norm.requires_grad_(False)
@@ -48,7 +53,8 @@ class Objective(nn.Module):
             return empty + nothing, empty, scores
         backend = backends.select(self.model.device, training=True, config=self.model.config)
         batch = scaled(batch, self.model.config.input_scale)
-        predicted, target, *pools = backend.mcm(self.model, batch, draws, pooled=self.heads is not None)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            predicted, target, *pools = backend.mcm(self.model, batch, draws, pooled=self.heads is not None)
         return predicted, target, None if self.heads is None else self.heads(*pools)
 
 

@@ -23,6 +23,7 @@ from lwm_fast.training.cost import CostMeter
 from lwm_fast.training.feed import Feed, Source
 from lwm_fast.training.folder import RunFolder
 from lwm_fast.training.init import initial_model
+from lwm_fast.training.los_balance import LosBalance
 from lwm_fast.training.records import LINKS, Records, decibel, links_row
 from lwm_fast.training.schedule import Schedule
 from lwm_fast.training.stopping import StopRequest
@@ -108,7 +109,9 @@ class _Run:
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._checkpoints = Checkpoints(folder.path / "checkpoints", writes=self._main)
         self._model = initial_model(config.model, config.auxiliary)
-        self._trainer = Trainer(config, self._model, accelerator)
+        balances = config.auxiliary.balance_los
+        balance = LosBalance.of_store(feed.store, feed.sampler) if balances else None
+        self._trainer = Trainer(config, self._model, accelerator, balance)
         self._schedule = Schedule(config.schedule, config.optimizer.lr, feed.sampler.steps(0))
         self._step, self._seconds = 0, 0.0
         self._best: dict[str, Any] | None = None
@@ -183,7 +186,7 @@ class _Run:
             self._save(best=False)
 
     def _validate(self, epoch: int) -> bool:
-        """Score every bucket; whether their mean NMSE [dB] is the best so far."""
+        """Score every bucket; whether their mean NMSE [dB] is the best so far, or only heads learn."""
         self._scores = self._trainer.validate(self._feed.validation_batches())
         if not self._scores:
             return False
@@ -196,7 +199,8 @@ class _Run:
             "step %d of %d: validation NMSE %s", self._step, self._schedule.total,
             ", ".join(f"{decibel(s.nmse):.2f} dB ({s.seq_len} tokens)" for s in self._scores),
         )  # fmt: skip
-        better = self._best is None or mean < self._best["nmse_db"]
+        only_heads = self._config.auxiliary.heads_only  # NMSE stays, and the last heads are the best
+        better = self._best is None or mean < self._best["nmse_db"] or only_heads
         if better:
             self._best = {"step": self._step, "nmse_db": mean}
         return better

@@ -127,10 +127,15 @@ class AuxiliarySection:
     """Link heads trained beside masked channel modelling, on the truth of ray sources (`lwm_fast.links`)."""
 
     weight: float = 0.0  # of their five losses beside the masked patches' loss; 0: no heads
+    balance_los: bool = False  # weigh links so that delay alone tells nothing of line of sight
+    heads_only: bool = False  # the encoder stays as model.weights has it
     seed: int = 0  # of the heads' first weights
 
     def __post_init__(self) -> None:
         _check(0 <= self.weight < math.inf, "auxiliary.weight", self.weight, "zero or more")
+        for name in ("balance_los", "heads_only"):
+            if getattr(self, name) and not self.weight:
+                raise InputError(f"auxiliary.{name}=true: there are no link heads; set auxiliary.weight above 0")
         _check(0 <= self.seed < 1 << 63, "auxiliary.seed", self.seed, "0..2^63 - 1")
 
 

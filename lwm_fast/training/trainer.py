@@ -26,6 +26,7 @@ from lwm_fast.training.link_loss import (
     link_loss,
     link_totals,
 )
+from lwm_fast.training.los_balance import LosBalance
 from lwm_fast.training.objective import (
     ERROR,
     NUM_SAMPLES,
@@ -91,18 +92,24 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
 
 
 class Trainer:
-    """Owns what changes from step to step. `model` is trained in place, and its link heads where they are to learn."""
+    """Owns what changes from step to step. `model` is trained in place, and its link heads where they are to learn.
 
-    def __init__(self, config: TrainConfig, model: LWM, accelerator: Accelerator) -> None:
-        self._config, self._accelerator = config, accelerator
+    balance: how the link heads weigh line of sight in training and validation.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: LWM, accelerator: Accelerator, balance: LosBalance | None = None
+    ) -> None:
+        self._config, self._accelerator, self._balance = config, accelerator, balance
         self._weight = config.auxiliary.weight  # of the link heads' loss
-        objective = Objective(model, model.link_heads if self._weight else None)
+        frozen = config.auxiliary.heads_only
+        objective = Objective(model, model.link_heads if self._weight else None, frozen=frozen)
         self._trained = [p for p in objective.parameters() if p.requires_grad]
         self._objective = accelerator.prepare_model(objective)
         self._optimizer = accelerator.prepare_optimizer(_optimizer(config, self._trained))
         self.model = model
         self._clip = config.optimizer.clip_norm or math.inf
-        self._has_dropout = model.config.dropout > 0
+        self._has_dropout = model.config.dropout > 0 and not frozen
 
     def step(self, batch: PackedBatch, epoch: int, lr: float, *, stop: bool = False) -> StepResult:
         """One optimizer step on this rank's share of the global batch."""
@@ -125,7 +132,7 @@ class Trainer:
                 totals, ratio_sum = self._totals(predicted, target, part)
                 share = share_of_loss(totals, known[:6], masking.loss, masking.compat)
                 if scores is not None:
-                    told = link_totals(scores, _truth(part))
+                    told = link_totals(scores, _truth(part), self._balance)
                     share = share + self._weight * link_loss(told, known[6:])
                     links += told.detach()
                 # DDP divides the sum over ranks by their number; shares are to be added.
@@ -174,7 +181,7 @@ class Trainer:
                 own[:6] += totals
                 own[6] += ratio_sum
                 if scores is not None:
-                    own[7:] += link_totals(scores, _truth(batch))
+                    own[7:] += link_totals(scores, _truth(batch), self._balance)
         scores = []
         for seq_len in sorted(sums):
             pooled = self._pooled(sums[seq_len])
