@@ -12,10 +12,11 @@ import pytest
 import torch
 from support.evaluation_cases import small_sweep, town, write_town
 
-from lwm_fast import LWM, InputError, finetune, load_channels
+from lwm_fast import LWM, InputError, LWMConfig, finetune, load_channels
 from lwm_fast.evaluation import Run, Sweep, make_inputs, read_runs, run_sweep, running
 from lwm_fast.evaluation.prepared import Prepared
 from lwm_fast.evaluation.single import config_of
+from lwm_fast.links import LinkHeads
 from lwm_fast.tasks import LosTask, few, make_split
 from lwm_fast.tasks.fit import fit_head
 from lwm_fast.tasks.fit_config import FitConfig
@@ -298,6 +299,18 @@ def test_a_sweep_may_grow_but_not_change(sweep, tmp_path):
     write_town(Path(sweep.data[0]), seed=9)  # other users under the same name
     with pytest.raises(InputError, match="data_sha256 was"):
         run_sweep(sweep, out, 1)
+
+
+def test_a_sweep_does_not_go_on_with_other_link_heads(sweep, tmp_path):
+    out, model = tmp_path / "out", LWM.random(LWMConfig.base(num_layers=1), seed=1)
+    linked = replace(sweep, weights=str(tmp_path / "linked"), inputs=("link-los",))
+    for seed in (2, 3):
+        model.link_heads = LinkHeads.random(model.config.embed_dim, seed=seed)
+        model.save_pretrained(tmp_path / "linked")
+        if seed == 2:
+            assert len(run_sweep(linked, out, 1)) == 2
+    with pytest.raises(InputError, match="another sweep: link_heads_sha256 was"):
+        run_sweep(linked, out, 1)
 
 
 def test_the_same_files_in_another_place_are_the_same_sweep(sweep, tmp_path):

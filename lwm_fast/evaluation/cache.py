@@ -36,6 +36,14 @@ def digest_of_model(model: LWM) -> str:
     return digest_of(model.config.to_dict(), *tensors)
 
 
+def digest_of_link_heads(model: LWM) -> str | None:
+    """Hex SHA-256 of a model's link heads, which `digest_of_model` leaves out; None without any."""
+    if model.link_heads is None:
+        return None
+    state = model.link_heads.state_dict()
+    return digest_of(*(part for name in sorted(state) for part in (name, state[name].cpu().numpy())))
+
+
 class ArrayCache:
     """A folder of arrays, or (without a folder) a dictionary of them.
 

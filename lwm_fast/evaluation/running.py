@@ -14,6 +14,7 @@ import torch
 
 from lwm_fast.data.ray_store import RayStore
 from lwm_fast.errors import InputError
+from lwm_fast.evaluation.cache import digest_of_link_heads
 from lwm_fast.evaluation.inputs import INPUTS
 from lwm_fast.evaluation.prepared import Prepared
 from lwm_fast.evaluation.single import Row, columns, execute, trained
@@ -104,7 +105,10 @@ def about(prepared: Prepared) -> dict[str, Any]:
     sweep["weights"] = Path(sweep["weights"]).name
     if prepared.sweep.zero_label_data is not None:
         sweep["zero_label_data"] = RayStore.open(prepared.sweep.zero_label_data).fingerprint
-    return {"sweep": sweep, "data_sha256": prepared.data_sha256, "weights_sha256": prepared.weights_sha256}
+    same = {"sweep": sweep, "data_sha256": prepared.data_sha256, "weights_sha256": prepared.weights_sha256}
+    if (heads := digest_of_link_heads(prepared.model)) is not None:
+        same["link_heads_sha256"] = heads
+    return same
 
 
 def _embed(prepared: Prepared, runs: Sequence[Run], show: bool | None) -> None:

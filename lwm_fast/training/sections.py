@@ -135,7 +135,9 @@ class AuxiliarySection:
         _check(0 <= self.weight < math.inf, "auxiliary.weight", self.weight, "zero or more")
         for name in ("balance_los", "heads_only"):
             if getattr(self, name) and not self.weight:
-                raise InputError(f"auxiliary.{name}=true: there are no link heads; set auxiliary.weight above 0")
+                raise InputError(
+                    f"auxiliary.{name}=true: there are no link heads; set auxiliary.weight above 0"
+                )
         _check(0 <= self.seed < 1 << 63, "auxiliary.seed", self.seed, "0..2^63 - 1")
 
 
