@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import TypeAlias
 
 from bench.markdown import Found, markdown, rows
@@ -40,6 +40,27 @@ def fig4() -> str:
     for method in _methods(found):
         cells = [_where(found, method, count=count) for count in counts]
         lines.append([_name(method), *(_cell(cell, len(SEEDS)) for cell in cells)])
+    return markdown(["input", *counts], lines)
+
+
+def frozen_seconds() -> str:
+    """Seconds of training a head on inputs that are there, median of the seeds, and their ratio to raw's."""
+    found = rows("figures/frozen")
+    counts = _in_order(found, "count")
+    lines = []
+    for method in _methods(found):
+        cells = []
+        for count in counts:
+            own = median(_where(found, method, "train_seconds", count=count))
+            raw = median(_where(found, ("raw", "all", "", "mlp"), "train_seconds", count=count))
+            cells.append(f"{own:.1f} ({own / raw:.2f})")
+        lines.append([_name(method), *cells])
+    walls = [[row["runs"], row["workers"], row["wall_seconds"]] for row in rows("figures/frozen_wall")]
+    total = sum(int(wall) for _, _, wall in walls)
+    runs = sum(int(count) for count, _, _ in walls)
+    lines.append(
+        [f"all {runs} runs, {walls[0][1]} processes", f"{total} s of wall time", *[""] * (len(counts) - 1)]
+    )
     return markdown(["input", *counts], lines)
 
 
@@ -126,10 +147,10 @@ def _methods(found: Sequence[Found]) -> list[Method]:
     return list(dict.fromkeys((row["input"], row["freeze"], row["snr_db"], row["head"]) for row in found))
 
 
-def _where(found: Sequence[Found], method: Method, **labels: str) -> list[float]:
-    """Scores of a method's runs whose columns hold `labels`."""
+def _where(found: Sequence[Found], method: Method, of: str = SCORE, **labels: str) -> list[float]:
+    """Scores, or another column, of a method's runs whose columns hold `labels`."""
     wanted = dict(zip(("input", "freeze", "snr_db", "head"), method, strict=True)) | labels
-    return [float(row[SCORE]) for row in found if all(row[key] == value for key, value in wanted.items())]
+    return [float(row[of]) for row in found if all(row[key] == value for key, value in wanted.items())]
 
 
 def _in_order(found: Sequence[Found], column: str) -> list[str]:
@@ -153,4 +174,6 @@ def _cell(scores: Sequence[float], most: int) -> str:
     return text if len(scores) == most else f"{text} ({len(scores)})"
 
 
-TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (fig4, fig4_few, fig3, fig5, fig6)}
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (fig4, frozen_seconds, fig4_few, fig3, fig5, fig6)
+}
