@@ -75,7 +75,7 @@ def _unlabelled(name: str, cities: tuple[str, ...]) -> Job:
         parts={
             OURS: (Part(("link-state", *taught), counts=(0,)),),
             REPEAT: (Part(("link-state",), counts=(0,)),),
-            ABLATION: (Part(taught, counts=(0,)),),
+            ABLATION: (Part(("link-state", *taught), counts=(0,)),),
             RELEASED: (Part((*taught, "physics-excess", "physics-power", "physics"), counts=(0,)),),
             RANDOM: (Part(("random-mean",), counts=(0,)),),
         },
@@ -99,7 +99,7 @@ def _los(name: str, cities: tuple[str, ...]) -> Job:
             OURS: (ours, Part(("mean", "cls", "link-state"), networks, most)),
             REPEAT: (ours,),
             ABLATION: (
-                Part(("mean", "cls", "patches"), ("logistic",), NUM_LABELS), Part(("mean", "cls"), networks, most),
+                Part(("link-los", "mean", "cls", "patches"), ("logistic",), NUM_LABELS), Part(("mean", "cls"), networks, most),
             ),
             RELEASED: (
                 Part(("mean", "cls", "physics-excess"), ("logistic", "mlp"), NUM_LABELS),

@@ -226,6 +226,11 @@ def test_reconstruction_rows_of_heads_and_of_classical_estimators(sweep, tmp_pat
     assert rows["csi", "lmmse"]["best_nmse_db"] < -5.5
     assert rows["raw", "cnn"]["best_nmse_db"] < -5.0
     assert all(np.isfinite(row["last_nmse_db"]) for row in rows.values())
+    header = (tmp_path / "out/runs.csv").read_text().splitlines()[0].split(",")
+    assert len(header) == len(set(header))
+    assert rows["csi", "ls"]["snr_db"] == 5.0
+    more = replace(wide, baselines=False, seeds=(0, 1))
+    assert len(run_sweep(more, tmp_path / "out", 1)) == 2, "a sweep of noisy channels goes on too"
 
 
 def test_positions_are_scored_in_metres(sweep, tmp_path):

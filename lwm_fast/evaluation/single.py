@@ -106,7 +106,8 @@ def columns(prepared: Prepared) -> list[str]:
         one, np.zeros(shape, np.complex64 if examples.kind == "reconstruction" else np.float32)
     )
     scores = [f"{which}_{name}" for which in ("best", "last") for name in names]
-    return [*IDENTITY, *settings_of(examples), *MEASURED, *scores, *PROVENANCE]
+    named = [*IDENTITY, *settings_of(examples), *MEASURED, *scores, *PROVENANCE]
+    return list(dict.fromkeys(named))  # estimation has a ratio of its own where others have the run's
 
 
 def config_of(prepared: Prepared, run: Run, num_train: int) -> FitConfig:
