@@ -99,7 +99,8 @@ def _los(name: str, cities: tuple[str, ...]) -> Job:
             OURS: (ours, Part(("mean", "cls", "link-state"), networks, most)),
             REPEAT: (ours,),
             ABLATION: (
-                Part(("link-los", "mean", "cls", "patches"), ("logistic",), NUM_LABELS), Part(("mean", "cls"), networks, most),
+                Part(("link-los", "mean", "cls", "patches"), ("logistic",), NUM_LABELS),
+                Part(("mean", "cls"), networks, most),
             ),
             RELEASED: (
                 Part(("mean", "cls", "physics-excess"), ("logistic", "mlp"), NUM_LABELS),

@@ -8,11 +8,7 @@ import click
 
 
 @click.command("pretrain")
-@click.option(
-    "--config",
-    required=True,
-    help="A recipe (lwm-v1.0, lwm-v1.1, lwm-v1.1-laptop, lwm-fast-base, its -heads and -mcm) or a YAML file.",
-)
+@click.option("--config", required=True, help="A recipe's name (see above) or a YAML file.")
 @click.option(
     "--data", type=click.Path(path_type=Path), multiple=True, required=True,
     help="A store of channels or rays; may be given several times.",
@@ -33,6 +29,14 @@ def command(
 
     Ctrl-C, SIGTERM and SIGUSR1 save and stop with exit code 130; --resume goes on. A run that was killed goes
     on from its last checkpoint and gives the same weights. Under torchrun all processes train one model.
+
+    \b
+    Recipes:
+      lwm-v1.0, lwm-v1.1           as published
+      lwm-v1.1-laptop              6 layers, hours of one core
+      lwm-fast-base                the weights that come with the package
+      lwm-fast-base-heads          their second stage: link heads alone
+      lwm-fast-base-mcm            their ablation: without link heads
     """
     import torch
 
