@@ -152,6 +152,23 @@ def test_what_cannot_be_is_refused(tmp_path):
         pretrain(config_of(auxiliary={"heads_only": True}), street, tmp_path / "run")
     with pytest.raises(InputError, match="no sample of the data knows its line of sight"):
         pretrain(config_of(auxiliary={"balance_los": True}), write_data(tmp_path / "csi"), tmp_path / "other")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "other").exists(), "the next try may have the name"
+
+
+def test_heads_for_weights_of_the_release(tmp_path):
+    """v1.0 has dropout, other patches and no heads to begin with."""
+    config = tiny_config("1.0").to_dict()
+    sizes = TrainConfig.from_dict(config).model.lwm_config()
+    LWM.random(sizes, seed=SEED).save_pretrained(tmp_path / "released")
+    config["model"]["weights"] = str(tmp_path / "released")
+    config["auxiliary"] |= {"weight": 1.0, "heads_only": True, "balance_los": True}
+    pretrain(TrainConfig.from_dict(config), write_street(tmp_path / "street.h5"), tmp_path / "run")
+    before = LWM.from_pretrained(tmp_path / "released").state_dict()
+    encoder, heads = trained(tmp_path / "run")
+    assert all(torch.equal(before[name], encoder[name]) for name in before)
+    begun = LinkHeads.random(sizes.embed_dim, seed=0).state_dict()
+    assert not any(torch.equal(heads[name], begun[name]) for name in heads)
 
 
 def test_the_second_recipe_is_the_first_but_for_its_heads():

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from lwm_fast.errors import InputError
 from lwm_fast.files import atomic_path
@@ -31,17 +32,17 @@ def digest_of(*parts: object) -> str:
 
 def digest_of_model(model: LWM) -> str:
     """Hex SHA-256 of a model's configuration and weights, wherever they came from."""
-    state = model.state_dict()
-    tensors = [part for name in sorted(state) for part in (name, state[name].cpu().numpy())]
-    return digest_of(model.config.to_dict(), *tensors)
+    return digest_of(model.config.to_dict(), *_named(model))
 
 
 def digest_of_link_heads(model: LWM) -> str | None:
     """Hex SHA-256 of a model's link heads, which `digest_of_model` leaves out; None without any."""
-    if model.link_heads is None:
-        return None
-    state = model.link_heads.state_dict()
-    return digest_of(*(part for name in sorted(state) for part in (name, state[name].cpu().numpy())))
+    return None if model.link_heads is None else digest_of(*_named(model.link_heads))
+
+
+def _named(module: nn.Module) -> list[object]:
+    state = module.state_dict()
+    return [part for name in sorted(state) for part in (name, state[name].cpu().numpy())]
 
 
 class ArrayCache:

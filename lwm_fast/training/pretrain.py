@@ -93,10 +93,15 @@ def pretrain(
         folder.check(resume)
     feed = Feed(config, data, rank=rank, world_size=world_size, on_gpu=accelerator.device.type == "cuda")
     try:
+        # What is wrong with the weights or the truth shows before a folder is begun: the next try may have its name.
+        model = initial_model(config.model, config.auxiliary)
+        balances = config.auxiliary.balance_los
+        balance = LosBalance.of_store(feed.store, feed.sampler) if balances else None
         if accelerator.is_main_process:
             folder.begin(config, feed.store.fingerprint, world_size, torch.get_num_threads())
         accelerator.wait_for_everyone()
-        return _Run(config, feed, folder, accelerator).go(max_steps, show_progress_bar)
+        trainer = Trainer(config, model, accelerator, balance)
+        return _Run(config, feed, folder, accelerator, trainer).go(max_steps, show_progress_bar)
     finally:
         feed.close()
 
@@ -104,14 +109,13 @@ def pretrain(
 class _Run:
     """The loop: what happens after which step."""
 
-    def __init__(self, config: TrainConfig, feed: Feed, folder: RunFolder, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: TrainConfig, feed: Feed, folder: RunFolder, accelerator: Accelerator, trainer: Trainer
+    ) -> None:
         self._config, self._feed, self._folder = config, feed, folder
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._checkpoints = Checkpoints(folder.path / "checkpoints", writes=self._main)
-        self._model = initial_model(config.model, config.auxiliary)
-        balances = config.auxiliary.balance_los
-        balance = LosBalance.of_store(feed.store, feed.sampler) if balances else None
-        self._trainer = Trainer(config, self._model, accelerator, balance)
+        self._trainer, self._model = trainer, trainer.model
         self._schedule = Schedule(config.schedule, config.optimizer.lr, feed.sampler.steps(0))
         self._step, self._seconds = 0, 0.0
         self._best: dict[str, Any] | None = None
